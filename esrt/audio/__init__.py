@@ -1,0 +1,1 @@
+"""From a sound file to samples, and from samples to pieces a model can hear at once."""

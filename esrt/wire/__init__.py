@@ -1,0 +1,1 @@
+"""What crosses the network: frames of features (`frame`, `codecs`) and the bodies around them (`schemas`)."""
