@@ -1,0 +1,109 @@
+"""Folders that are whole or not there: written beside, flushed, renamed; each file's SHA-256 in MANIFEST.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from esrt.errors import ModelError
+
+MANIFEST = "MANIFEST.json"
+_BLOCK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file; about a second for a gigabyte."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write(folder: Path) -> None:
+    """Writes MANIFEST.json: relative path -> size and SHA-256 of every other file of the folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
+    }
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}, indent=1) + "\n", encoding="utf-8")
+
+
+def check(folder: Path) -> None:
+    """Reads every file that MANIFEST.json lists and compares its size and hash.
+
+    Raises ModelError `model_damaged`, which names the first file that is missing, cut or changed.
+    """
+    for name, (size, digest) in _listed(folder).items():
+        path = folder / name
+        try:
+            whole = path.stat().st_size == size and sha256(path) == digest
+        except OSError as error:
+            raise ModelError("model_damaged", f"{path} cannot be read ({error.strerror}).") from error
+        if not whole:
+            raise ModelError("model_damaged", f"{path} is not the file its model was made with.")
+
+
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "model_damaged", f"{folder} has no readable {MANIFEST}: fetch or save the model anew."
+        ) from error
+    for name in listed:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name or not parts.parts:
+            raise ModelError("model_damaged", f"{folder / MANIFEST} names a file outside its folder.")
+    return listed
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `target` to write into.
+
+    When the block ends without an error, the folder gets its manifest, is flushed to disk and takes the place of
+    `target`; else it is removed and `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+    old = work.with_name(work.name + "-old")
+    try:
+        work.chmod(0o755)  # mkdtemp keeps others out; a model is no secret
+        yield work
+        write(work)
+        for path in work.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors makes private files
+            _flush(path)
+        _flush(work)
+        if target.exists():
+            target.rename(old)
+        work.rename(target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what interrupted writers of `target` left beside it. Only for the holder of its lock."""
+    for path in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
