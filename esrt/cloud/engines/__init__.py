@@ -1,0 +1,1 @@
+"""What decodes: an engine knows only rows and tokens, never prompts, languages or users."""

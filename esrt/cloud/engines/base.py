@@ -1,0 +1,60 @@
+"""What every engine can do. The service owns prompts and parsing; an engine turns rows into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one answer is decoded: at most `max_new_tokens`, ended early by EOS or by one of `stop_ids`."""
+
+    max_new_tokens: int = 200
+    stop_ids: frozenset[int] = frozenset()
+    beam: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.beam < 1:
+            raise ValueError("max_new_tokens and beam must be at least 1")
+
+
+class Engine(Protocol):
+    """A language model that reads rows instead of token ids."""
+
+    @property
+    def width(self) -> int:
+        """Width of a row."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """True from the moment requests are answered at full speed until `close`."""
+        ...
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or are being decoded."""
+        ...
+
+    def embed(self, ids: Sequence[int]) -> Rows:
+        """The rows [n, width] that the model makes of token ids, exactly as its first layer sees them."""
+        ...
+
+    def generate(self, rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
+        """Continue `rows` [n, width]; the token ids come as they are decoded.
+
+        A stop id is yielded as the last token, EOS is not. Closing the generator ends the decoding.
+        Raises CloudError `overloaded` when too many requests wait, `not_ready` when the engine is closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop decoding; whatever still waits fails with `not_ready`."""
+        ...

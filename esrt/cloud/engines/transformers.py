@@ -1,0 +1,278 @@
+"""The engine that runs anywhere torch runs: one worker thread, one batch, one forward pass a step for all of it.
+
+New requests join between two steps, finished and abandoned ones leave, so nobody waits for the longest answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
+from esrt.cloud.engines.prefixes import Prefixes
+from esrt.cloud.trace import where
+from esrt.errors import CloudError
+
+log = logging.getLogger(__name__)
+
+
+class _Request:
+    """One answer on its way from the worker thread to the event loop that asked for it."""
+
+    def __init__(self, rows: Rows, sampling: Sampling) -> None:
+        self.rows = rows
+        self.sampling = sampling
+        self.tokens: list[int] = []
+        self.forked = False  # it started from a kept prefix, so nothing new is worth keeping of it
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+
+    def put(self, item: int | Exception | None) -> None:
+        """Hand over a token, an error, or None for the end. Called in the worker thread."""
+        try:
+            self._loop.call_soon_threadsafe(self.answer.put_nowait, item)
+        except RuntimeError:  # the loop that asked is closed
+            self.cancelled = True
+
+    def take(self, token: int, eos_ids: frozenset[int]) -> bool:
+        """Hand over the next token; False when it was the last."""
+        if token not in eos_ids:
+            self.tokens.append(token)
+            self.put(token)
+            if token not in self.sampling.stop_ids and len(self.tokens) < self.sampling.max_new_tokens:
+                return True
+        self.put(None)
+        return False
+
+
+class TransformersEngine:
+    """Decodes with `llm`, a transformers Gemma3ForCausalLM in eval mode on its device and in its type.
+
+    `max_batch` sequences are decoded together; a request that finds the engine idle waits `max_wait` seconds for
+    company; more than `max_queue` waiting requests are refused; `prefix_bytes` bounds the kept keys and values.
+    """
+
+    def __init__(
+        self,
+        llm: torch.nn.Module,
+        eos_ids: Iterable[int],
+        *,
+        max_batch: int = 16,
+        max_wait: float = 0.003,
+        max_queue: int = 256,
+        prefix_bytes: int = 256 << 20,
+    ) -> None:
+        model: Any = llm  # what a transformers model has beyond a Module
+        self._llm = model
+        self._embedding = model.get_input_embeddings()
+        weight = next(llm.parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._width = int(model.config.hidden_size)
+        self._eos_ids = frozenset(eos_ids)
+        self._max_batch, self._max_wait = max_batch, max_wait
+        self._waiting: queue.Queue[_Request | None] = queue.Queue(max_queue)
+        self._joining: list[_Request] = []
+        self._running: list[_Request] = []
+        self._kv: KeyValues | None = None
+        self._prefixes = Prefixes(prefix_bytes)
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="esrt-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set() and not self._closing.is_set()
+
+    @property
+    def load(self) -> int:
+        return self._waiting.qsize() + len({*self._running, *self._joining})
+
+    def embed(self, ids: Sequence[int]) -> Rows:
+        """Rows [n, width] of token ids. Gemma's embedding layer multiplies by sqrt(width) itself."""
+        with torch.inference_mode():
+            rows = self._embedding(torch.tensor(ids, dtype=torch.long, device=self._device))
+        result: Rows = rows.float().cpu().numpy().reshape(len(ids), self._width)
+        return result
+
+    async def generate(self, rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
+        """Continue `rows` [n, width], used as they are. See Engine.generate."""
+        if rows.ndim != 2 or rows.shape[1] != self._width or not len(rows):
+            raise ValueError(f"rows of shape {rows.shape}, expected [n, {self._width}] with n > 0")
+        request = _Request(np.ascontiguousarray(rows, dtype=np.float32), sampling)
+        try:
+            self._waiting.put_nowait(request)
+        except queue.Full:
+            raise CloudError("overloaded", "The server has too many requests waiting: try again.", 503) from None
+        try:
+            if self._closing.is_set():  # the worker may have looked for the last time just before
+                raise _closed()
+            while (item := await request.answer.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            request.cancelled = True
+
+    async def close(self) -> None:
+        self._closing.set()
+        # Wakes a worker that waits for requests; one that does not wait sees `_closing` after its step.
+        if not self._waiting.full():
+            self._waiting.put_nowait(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # Everything below runs in the worker thread.
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        self._guard(self._warm_up)
+        while not self._closing.is_set():
+            self._joining = self._gather()
+            self._guard(self._round)
+            self._joining = []
+        while not self._waiting.empty():
+            if (request := self._waiting.get_nowait()) is not None:
+                self._running.append(request)
+        for request in self._running:
+            request.put(_closed())
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Run one step; if it fails, all requests in it fail, and the worker goes on with the next ones."""
+        try:
+            action()
+        except Exception as error:
+            log.error("engine: %s", where(error))
+            for request in {*self._running, *self._joining}:
+                request.put(CloudError("engine_failed", "The server could not decode this request.", 500))
+            self._running, self._kv = [], None
+
+    def _warm_up(self) -> None:
+        row = torch.zeros(1, 1, self._width, dtype=self._dtype, device=self._device)
+        _, kv = forward(self._llm, row, None)
+        forward(self._llm, row, kv)
+        self._ready.set()
+
+    def _gather(self) -> list[_Request]:
+        """The requests that join the batch now; waits for one when there is nothing to decode."""
+        joining: list[_Request] = []
+        deadline = 0.0
+        while len(self._running) + len(joining) < self._max_batch:
+            try:
+                if self._running:
+                    request = self._waiting.get_nowait()
+                elif joining:
+                    request = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                else:
+                    request = self._waiting.get()
+                    deadline = time.monotonic() + self._max_wait
+            except queue.Empty:
+                break
+            if request is None:
+                break
+            if not request.cancelled:
+                joining.append(request)
+        return joining
+
+    def _round(self) -> None:
+        keep = [i for i, request in enumerate(self._running) if not request.cancelled]
+        self._running, self._kv = _only(keep, self._running, self._kv)
+        for request in self._joining:
+            if request.sampling.beam > 1:
+                self._beam(request)
+        self._join([request for request in self._joining if request.sampling.beam == 1])
+        if self._kv is not None:
+            newest = torch.tensor([[request.tokens[-1]] for request in self._running], device=self._device)
+            self._running, self._kv = self._advance(self._running, self._embedding(newest), self._kv)
+
+    def _join(self, joining: list[_Request]) -> None:
+        """Feed the prompts, those with equally many new rows together, and put them beside the running sequences."""
+        known = {request: self._prefixes.longest(request.rows) for request in joining}
+
+        def new_rows(request: _Request) -> tuple[bool, int]:
+            prefix = known[request]
+            return prefix is not None, len(request.rows) - (0 if prefix is None else prefix.positions.shape[1])
+
+        for (forked, count), group in groupby(sorted(joining, key=new_rows), key=new_rows):
+            members = list(group)
+            for request in members:
+                request.forked = forked
+            rows = torch.from_numpy(np.stack([request.rows[-count:] for request in members]))
+            prefixes = [prefix for request in members if (prefix := known[request]) is not None]
+            started, kv = self._advance(
+                members, rows.to(self._device, self._dtype), stack(prefixes) if prefixes else None
+            )
+            if kv is not None:
+                self._kv = kv if self._kv is None else stack([self._kv, kv])
+                self._running = self._running + started
+
+    def _advance(
+        self, requests: list[_Request], rows: Tensor, kv: KeyValues | None
+    ) -> tuple[list[_Request], KeyValues | None]:
+        """One forward pass: every request gets its next token. Returns those that go on, with their cache."""
+        logits, kv = forward(self._llm, rows, kv)
+        tokens: list[int] = logits.argmax(-1).tolist()
+        goes_on = [request.take(token, self._eos_ids) for request, token in zip(requests, tokens, strict=True)]
+        for i, request in enumerate(requests):
+            if not goes_on[i] and not request.forked:
+                length = int(kv.lengths[i])
+                fed = request.tokens[: length - len(request.rows)]
+                self._prefixes.put(np.concatenate([request.rows, self.embed(fed)]), start(kv, i, length))
+        return _only([i for i, alive in enumerate(goes_on) if alive], requests, kv)
+
+    def _beam(self, request: _Request) -> None:
+        """Beam search for one request alone; its tokens come all at once, and the batch waits meanwhile."""
+        rows = torch.from_numpy(request.rows)[None].to(self._device, self._dtype)
+        settings = GenerationConfig(
+            num_beams=request.sampling.beam,
+            do_sample=False,
+            max_new_tokens=request.sampling.max_new_tokens,
+            eos_token_id=sorted(self._eos_ids | request.sampling.stop_ids),
+            pad_token_id=min(self._eos_ids),
+        )
+        ended = StoppingCriteriaList([_Abandoned(request, self._closing)])
+        mask = torch.ones(rows.shape[:2], dtype=torch.long, device=self._device)
+        output = self._llm.generate(
+            inputs_embeds=rows, attention_mask=mask, generation_config=settings, stopping_criteria=ended
+        )
+        for token in output[0].tolist():
+            if not request.take(token, self._eos_ids):
+                return
+        request.put(None)
+
+
+class _Abandoned(StoppingCriteria):  # type: ignore[misc]
+    """Ends a beam search whose listener has gone."""
+
+    def __init__(self, request: _Request, closing: threading.Event) -> None:
+        self._request, self._closing = request, closing
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        gone = self._request.cancelled or self._closing.is_set()
+        return torch.full((input_ids.shape[0],), gone, device=input_ids.device)
+
+
+def _only(keep: list[int], requests: list[_Request], kv: KeyValues | None) -> tuple[list[_Request], KeyValues | None]:
+    if len(keep) == len(requests) or kv is None:
+        return requests, kv
+    return ([requests[i] for i in keep], select(kv, keep)) if keep else ([], None)
+
+
+def _closed() -> CloudError:
+    return CloudError("not_ready", "The server is starting or stopping: try again in a moment.", 503)

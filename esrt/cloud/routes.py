@@ -1,0 +1,149 @@
+"""What each route does. docs/http-api.md is its description for users."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import Send
+
+from esrt.cloud.body import read_body, unless_gone
+from esrt.cloud.feature_cache import FeatureCache
+from esrt.cloud.metrics import CONTENT_TYPE, Metrics
+from esrt.cloud.problems import internal_error, problem_of
+from esrt.cloud.service import Event, Service
+from esrt.cloud.trace import where
+from esrt.errors import CloudError, ESRTError, FrameError
+from esrt.wire.frame import Frame
+from esrt.wire.schemas import ModelCard, TranslationRequest, models_to_json
+
+log = logging.getLogger(__name__)
+
+JSON_CAP = 16 * 1024
+_PRIVATE = {"Cache-Control": "no-store"}
+
+
+class Routes:
+    """The handlers of one application: each takes the request and its tenant."""
+
+    def __init__(
+        self, service: Service, cache: FeatureCache, card: ModelCard, edge_path: Path, metrics: Metrics
+    ) -> None:
+        self._service = service
+        self._cache = cache
+        self._card = card
+        self._edge_path = edge_path
+        self._metrics = metrics
+
+    async def translate(self, request: Request, tenant: str) -> Response:
+        """POST /v1/translations: a frame with its query, or JSON about stored features."""
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
+            too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
+            what = TranslationRequest.from_json(await read_body(request, JSON_CAP, too_large))
+            frame = self._cache.get(tenant, what.features)
+            if frame is None:
+                raise CloudError("features_not_found", "These features are not stored here: upload them again.", 404)
+        else:
+            what = TranslationRequest.from_query(request.query_params.multi_items())
+            frame = await self._frame(request)
+            self._store(tenant, frame)
+
+        if "text/event-stream" not in request.headers.get("accept", "").lower():
+            answer = await unless_gone(request, self._service.translate(frame, what))
+            self._metrics.tokens.inc(answer.usage.tokens)
+            return JSONResponse(answer.to_json(), headers=_PRIVATE)
+        events = self._service.stream(frame, what)
+        # What goes wrong before the first event still gets its own status.
+        first = await unless_gone(request, _next(events))
+        return _EventStream(self._written(first, events))
+
+    async def store(self, request: Request, tenant: str) -> Response:
+        """PUT /v1/features/{features}."""
+        frame = await self._frame(request)
+        if frame.id != request.path_params["features"]:
+            raise CloudError("features_id_mismatch", f"These features have the id {frame.id}: put them there.", 400)
+        created = self._store(tenant, frame)
+        return JSONResponse({"features": frame.id}, status_code=201 if created else 200)
+
+    async def models(self, request: Request, tenant: str) -> Response:
+        """GET /v1/models."""
+        return JSONResponse(models_to_json([self._card]))
+
+    async def edge(self, request: Request, tenant: str) -> Response:
+        """GET /v1/edge/{file}: the one file that the model's card names, and no other path."""
+        if request.path_params["file"] != self._card.edge.file:
+            raise CloudError("edge_not_found", f"The only edge model here is {self._card.edge.file}.", 404)
+        return FileResponse(self._edge_path, media_type="application/octet-stream")
+
+    async def metrics(self, request: Request, tenant: str) -> Response:
+        """GET /metrics."""
+        self._metrics.load.set(self._service.engine.load)
+        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def alive(self, request: Request, tenant: str) -> Response:
+        """GET /healthz: the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request, tenant: str) -> Response:
+        """GET /readyz: the model is loaded and the server is not about to end."""
+        if not self._service.engine.ready:
+            raise CloudError("not_ready", "The server is starting or stopping: try again in a moment.", 503)
+        return JSONResponse({"status": "ready"})
+
+    async def _frame(self, request: Request) -> Frame:
+        cap = self._service.frame_cap
+        too_large = FrameError("frame_too_large", f"A frame has at most {cap} bytes here: encode it again.")
+        data = await read_body(request, cap, too_large)
+        self._metrics.frame_bytes.inc(len(data))
+        return self._service.read(data)
+
+    def _store(self, tenant: str, frame: Frame) -> bool:
+        created = self._cache.put(tenant, frame)
+        self._metrics.cache_bytes.set(self._cache.bytes)
+        return created
+
+    async def _written(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
+        """Server-sent events; an error after the first is an `error` event with its problem."""
+        async with aclosing(events):
+            yield _sse(first.name, first.data)
+            try:
+                async for event in events:
+                    if event.name == "done":
+                        self._metrics.tokens.inc(event.data["usage"]["tokens"])
+                    yield _sse(event.name, event.data)
+            except ESRTError as error:
+                yield _sse("error", problem_of(error).to_json())
+            except Exception as error:
+                log.error("stream: %s", where(error))
+                yield _sse("error", problem_of(internal_error()).to_json())
+
+
+class _EventStream(StreamingResponse):
+    """Closes its events when it ends, also when it ends because the client has gone."""
+
+    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
+        super().__init__(lines, headers={**_PRIVATE, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        self._lines = lines
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._lines):
+            await super().stream_response(send)
+
+
+async def _next(events: AsyncGenerator[Event, None]) -> Event:
+    try:
+        return await events.__anext__()
+    except BaseException:
+        await events.aclose()
+        raise
+
+
+def _sse(name: str, data: dict[str, Any]) -> str:
+    # JSON has no line break of its own, so an event is one data line.
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

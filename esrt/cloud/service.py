@@ -1,0 +1,175 @@
+"""What the cloud does with a frame: transcribe it once, then fork one translation per target.
+
+The prompts are put together from rows of token ids (ESRT paper, Table II). What a model heard is fed back as the ids it
+wrote, and only the tags that this service adds itself are tags: no speech can say one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from esrt.cloud.engines.base import Engine, Rows, Sampling
+from esrt.cloud.text import Deltas, Text, circles
+from esrt.errors import CloudError
+from esrt.prompts import Task
+from esrt.wire.codecs import CODECS, Tables, decode
+from esrt.wire.frame import Frame, read, size
+from esrt.wire.schemas import TranslationRequest, TranslationResponse, Usage
+
+
+@dataclass(frozen=True)
+class Event:
+    """A piece of an answer: `transcript` and `translation` carry {language, text}, `done` the whole answer."""
+
+    name: Literal["transcript", "translation", "done"]
+    data: dict[str, Any]
+
+
+class Service:
+    """One model, ready to answer.
+
+    `projector` maps float32 rows [queries, width] to [queries, engine.width]; `tables` and `fingerprint` (8 bytes) are
+    those of the edge model whose frames it reads; `max_new_tokens` bounds the transcript and each translation.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        projector: Callable[[Rows], Rows],
+        tables: Tables,
+        fingerprint: bytes,
+        queries: int,
+        width: int,
+        max_new_tokens: int = 200,
+    ) -> None:
+        self.engine = engine
+        self.frame_cap = max(size(codec, queries, width) for codec in CODECS.values())
+        self._text = Text(tokenizer)
+        self._projector = projector
+        self._tables = tables
+        self._fingerprint, self._queries, self._width = fingerprint, queries, width
+        self._max_new_tokens = max_new_tokens
+
+    def read(self, data: bytes) -> Frame:
+        """Bytes from anywhere -> a frame of this model, all of its checks passed. Raises FrameError."""
+        frame = read(data, cap=self.frame_cap, fingerprint=self._fingerprint, queries=self._queries, width=self._width)
+        decode(frame, self._tables)
+        return frame
+
+    async def translate(self, frame: Frame, request: TranslationRequest) -> TranslationResponse:
+        """The whole answer at once. `request.features` is not looked at. Raises CloudError when overloaded."""
+        async with aclosing(self.stream(frame, request)) as events:
+            async for event in events:
+                if event.name == "done":
+                    return TranslationResponse.from_json(event.data)
+        raise CloudError("engine_failed", "The server could not decode this request.", 500)
+
+    async def stream(self, frame: Frame, request: TranslationRequest) -> AsyncGenerator[Event, None]:
+        """The answer as it is decoded; closing the generator ends the decoding.
+
+        Texts come in pieces (a transcript's language is None while the model has not named it), the last event is
+        `done`. Pieces of the translations come in any order.
+        """
+        began = time.perf_counter()
+        audio = await asyncio.to_thread(self._audio, frame)
+        heard: list[int] = []
+        source, tokens, shown = request.from_, 0, Deltas()
+        prompt = [] if source is None else [self._text.tags[source]]
+        async with aclosing(self._generate(audio, prompt, request.beam)) as ids:
+            async for token in ids:
+                tokens += 1
+                if token in self._text.codes:
+                    source = source or self._text.codes[token]
+                    break
+                heard.append(token)
+                if delta := shown.next(self._text.read(Task.ASR, heard, source)):
+                    yield Event("transcript", {"language": source, "text": delta})
+                if circles(heard):
+                    break
+        transcript = self._text.read(Task.ASR, heard, source)
+        if rest := shown.next(transcript):
+            yield Event("transcript", {"language": source, "text": rest})
+
+        # Silence stays silence, and a translation into the language that was spoken is the transcript.
+        translations = {code: transcript if code == source else "" for code in request.to}
+        targets = [code for code in request.to if transcript and code != source]
+        known = heard if source is None else [*heard, self._text.tags[source]]
+        async with aclosing(self._fork(audio, known, source, targets, request.beam)) as branches:
+            async for item in branches:
+                if isinstance(item, Event):
+                    yield item
+                else:
+                    translations[item.target] = item.text
+                    tokens += item.tokens
+        usage = Usage(size(frame.codec, frame.queries, frame.width), tokens, round(time.perf_counter() - began, 4))
+        answer = TranslationResponse(source, transcript, translations, frame.id, usage)
+        yield Event("done", answer.to_json())
+
+    def _audio(self, frame: Frame) -> Rows:
+        return self._projector(decode(frame, self._tables))
+
+    def _generate(self, audio: Rows, prompt: Sequence[int], beam: int) -> AsyncGenerator[int, None]:
+        """Decode after the audio rows and the prompt's ids; every tag ends a text."""
+        rows = np.concatenate([audio, self.engine.embed(prompt)]) if prompt else audio
+        return self.engine.generate(rows, Sampling(self._max_new_tokens, frozenset(self._text.codes), beam))
+
+    async def _fork(
+        self, audio: Rows, known: list[int], source: str | None, targets: Sequence[str], beam: int
+    ) -> AsyncGenerator[Event | _Branch, None]:
+        """Translate into all targets at once: their pieces as they come, and a _Branch as each ends."""
+        items: asyncio.Queue[Event | _Branch | None] = asyncio.Queue()
+
+        async def branch(target: str) -> None:
+            ids: list[int] = []
+            shown, tokens = Deltas(), 0
+            async with aclosing(self._generate(audio, [*known, self._text.tags[target]], beam)) as generated:
+                async for token in generated:
+                    tokens += 1
+                    if token in self._text.codes:
+                        break
+                    ids.append(token)
+                    if delta := shown.next(self._text.read(Task.SMT, ids, source, target)):
+                        items.put_nowait(Event("translation", {"language": target, "text": delta}))
+                    if circles(ids):
+                        break
+            text = self._text.read(Task.SMT, ids, source, target)
+            if rest := shown.next(text):
+                items.put_nowait(Event("translation", {"language": target, "text": rest}))
+            items.put_nowait(_Branch(target, text, tokens))
+
+        tasks = [asyncio.create_task(branch(target)) for target in targets]
+        for task in tasks:
+            task.add_done_callback(lambda _: items.put_nowait(None))
+        try:
+            ended = 0
+            while ended < len(tasks):
+                item = await items.get()
+                if item is not None:
+                    yield item
+                    continue
+                ended += 1
+                for task in tasks:
+                    if task.done():
+                        task.result()  # the first branch that fails fails the request
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """One finished translation and the tokens it took."""
+
+    target: str
+    text: str
+    tokens: int

@@ -1,0 +1,63 @@
+"""Between token ids and text: tags are told by their ids alone, never by how a text reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from esrt.errors import ModelError
+from esrt.languages import LANGUAGES
+from esrt.prompts import Task, parse
+
+_HALF_A_CHARACTER = "\ufffd"
+_CIRCLE = 16  # tokens
+
+
+class Text:
+    """A model's tokenizer with the 102 tags. `tags`: language code -> token id; `codes`: the other way round."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises ModelError `tags_missing` when a tag is not one token."""
+        self._tokenizer = tokenizer
+        self.tags: dict[str, int] = {}
+        for code, language in LANGUAGES.items():
+            token = tokenizer.token_to_id(language.tag)
+            if token is None:
+                raise ModelError(
+                    "tags_missing", f"The tokenizer has no token {language.tag}: download the model again."
+                )
+            self.tags[code] = token
+        self.codes = {token: code for code, token in self.tags.items()}
+
+    def read(self, task: Task, ids: Sequence[int], source: str | None, target: str | None = None) -> str:
+        """The text of an answer's ids, without its tag: a transcript (ASR) or a translation (SMT)."""
+        parsed = parse(task, self._tokenizer.decode(list(ids), skip_special_tokens=True), source, target)
+        return parsed.transcript if task is Task.ASR else parsed.translation or ""
+
+
+def circles(ids: Sequence[int]) -> bool:
+    """Whether the last ids say the same thing four times over.
+
+    A small model that has lost the thread goes on like that until it is stopped. Short runs are left alone: people do
+    say a word four times.
+    """
+    for period in range(-(-_CIRCLE // 4), len(ids) // 4 + 1):
+        tail = ids[-4 * period :]
+        if all(tail[i] == tail[i + period] for i in range(3 * period)):
+            return True
+    return False
+
+
+class Deltas:
+    """Cuts a growing text into pieces that may be shown at once: their sum is the text so far."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def next(self, text: str) -> str:
+        """What `text` adds; nothing while it ends within a character, or when it is not what was shown and more."""
+        if text.endswith(_HALF_A_CHARACTER) or not text.startswith(self._shown):
+            return ""
+        delta, self._shown = text[len(self._shown) :], text
+        return delta

@@ -1,0 +1,203 @@
+"""The conversation with a cloud, without a socket: what to send or how long to wait, given what came back.
+
+Each conversation is a generator. It yields a Request, and is sent the Answer or the Lost that came of it; or it yields
+a Pause, and is sent None. `client` drives it over blocking sockets; any other way of sending can drive the same.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import itertools
+import json
+import random
+import re
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from esrt.errors import CloudError
+from esrt.wire import frame
+from esrt.wire.schemas import Problem, TranslationRequest, TranslationResponse
+
+Value = TypeVar("Value")
+
+BUSY = frozenset({429, 502, 503, 504})
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+POLL_SECONDS = 0.5
+REMEMBERED = 10_000
+_FRAME_TYPE = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to send. `path` begins after the cloud's URL; `kind` is the body's media type, "" where there is none."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait this long before the next step."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the cloud said. Names of headers are in lower case; `body` is empty where it went into a file."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Lost:
+    """No answer came: the cloud was too slow (`late`), or the connection failed for this `reason`."""
+
+    reason: str
+    late: bool = False
+
+
+Talk: TypeAlias = Generator[Request | Pause, Answer | Lost | None, Value]
+
+
+@dataclass
+class Peer:
+    """One cloud, as a client knows it: where it is, whether it has ever answered, which features it holds.
+
+    A cloud that has answered is asked again for `patience` seconds, long enough for it to start anew; one that never
+    has is more likely a wrong address, and gets `first_patience`.
+    """
+
+    url: str
+    patience: float = 60.0
+    first_patience: float = 5.0
+    answered: bool = False
+    known: dict[str, None] = field(default_factory=dict)
+
+    def remember(self, features: str) -> None:
+        """The cloud holds these features now."""
+        self.known[features] = None
+        while len(self.known) > REMEMBERED:
+            self.known.pop(next(iter(self.known)), None)
+
+
+def ask(peer: Peer, request: Request) -> Talk[Answer]:
+    """Send until there is an answer of success.
+
+    Connections that fail and a cloud that is busy (429, 502, 503, 504) are tried again, with pauses that double and are
+    never quite the same for two clients, nor shorter than the cloud's Retry-After. Raises CloudError:
+    `cloud_unreachable`, `cloud_timeout` (a slow cloud is not asked for the same twice), `unauthorized`, or the code of
+    the cloud's problem.
+    """
+    failed_first: float | None = None
+    for attempt in itertools.count():
+        heard = yield request
+        wait = 0.0
+        if isinstance(heard, Answer):
+            peer.answered = True
+            if 200 <= heard.status < 300:
+                return heard
+            wait = _retry_after(heard)
+        now = time.monotonic()
+        failed_first = now if failed_first is None else failed_first
+        pause = wait + random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
+        patience = peer.patience if peer.answered else min(peer.first_patience, peer.patience)
+        if not _worth_another(heard) or now - failed_first + pause > patience:
+            raise _error(peer, heard)
+        yield Pause(pause)
+    raise AssertionError("unreachable")
+
+
+def translation(peer: Peer, data: bytes, what: TranslationRequest) -> Talk[TranslationResponse]:
+    """Translate one frame: a new one is sent along, a known one is named, one that the cloud forgot is sent again.
+
+    Raises FrameError where `data` is no frame, and CloudError as `ask` does.
+    """
+    features = frame.read(data, cap=len(data)).id
+    if features in peer.known:
+        named = TranslationRequest(features, what.to, what.from_, what.task, what.beam)
+        body = json.dumps(named.to_json()).encode()
+        try:
+            answer = yield from ask(peer, Request("POST", "/v1/translations", (), body, "application/json"))
+            return TranslationResponse.from_json(answer.body)
+        except CloudError as error:
+            if error.code != "features_not_found":
+                raise
+            peer.known.pop(features, None)
+    answer = yield from ask(peer, Request("POST", "/v1/translations", tuple(what.to_query()), data, _FRAME_TYPE))
+    peer.remember(features)
+    return TranslationResponse.from_json(answer.body)
+
+
+def upload(peer: Peer, data: bytes) -> Talk[str]:
+    """Store one frame in the cloud, unless it is there already; returns the features' id."""
+    features = frame.read(data, cap=len(data)).id
+    if features not in peer.known:
+        yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
+        peer.remember(features)
+    return features
+
+
+def readiness(peer: Peer, seconds: float) -> Talk[None]:
+    """Ask until the cloud is ready, for at most `seconds`; then CloudError as `ask` does."""
+    began = time.monotonic()
+    while True:
+        heard = yield Request("GET", "/readyz")
+        if isinstance(heard, Answer):
+            peer.answered = True
+            if heard.status == 200:
+                return
+        left = began + seconds - time.monotonic()
+        if left <= 0:
+            raise _error(peer, heard)
+        yield Pause(min(POLL_SECONDS, left))
+
+
+def _worth_another(heard: Answer | Lost | None) -> bool:
+    return heard.status in BUSY if isinstance(heard, Answer) else isinstance(heard, Lost) and not heard.late
+
+
+def _retry_after(answer: Answer) -> float:
+    """Seconds that the cloud asks to wait, given as a number or as a date; 0 where it asks for nothing."""
+    text = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _error(peer: Peer, heard: Answer | Lost | None) -> CloudError:
+    if not isinstance(heard, Answer):
+        reason, late = (heard.reason, heard.late) if isinstance(heard, Lost) else ("no answer", False)
+        if late:
+            return CloudError("cloud_timeout", f"The cloud at {peer.url} takes too long ({reason}): try again later.")
+        return CloudError(
+            "cloud_unreachable",
+            f"The cloud at {peer.url} cannot be reached ({reason}): is it running, and is the address right?",
+        )
+    code, sentence = "cloud_error", ""
+    try:
+        problem = Problem.from_json(heard.body)
+        if re.fullmatch(r"[a-z][a-z0-9_]{0,63}", problem.code):
+            code, sentence = problem.code, one_line(problem.detail or problem.title)
+    except CloudError:
+        pass
+    if heard.status == 401:
+        code = "unauthorized"
+    if not sentence:
+        sentence = f"{peer.url} answered with status {heard.status} and no reason: is it the address of an ESRT cloud?"
+    return CloudError(code, sentence, heard.status)
+
+
+def one_line(text: str) -> str:
+    """A text from elsewhere, fit for a terminal: one line of printable characters, not too long."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]

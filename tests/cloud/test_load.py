@@ -1,0 +1,73 @@
+"""A whole model folder, tiny, on disk: what `load_service` and `load_card` make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
+
+from esrt.cloud.load import EDGE_FILE, load_card, load_service
+from esrt.cloud.service import Service
+from esrt.config import AdapterConfig, EncoderConfig, LLMConfig, ModelConfig
+from esrt.errors import ModelError
+from esrt.model import checkpoint
+from esrt.model.projector import build_projector
+from esrt.wire.codecs import encode
+from esrt.wire.schemas import TranslationRequest, TranslationResponse
+
+CONFIG = ModelConfig(
+    "ESRT-tiny",
+    EncoderConfig("none", mel_bins=80, width=16, layers=1, heads=1),
+    AdapterConfig("whisper", queries=6, width=24, layers=1, heads=1, ffn=16, cross_every=1),
+    LLMConfig("none", 32, 4, 4, 2, 16, 64, 361, 16),
+    "speech",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, talking: Gemma3ForCausalLM, tokenizer: Tokenizer) -> Path:
+    CONFIG.save(tmp_path / "config.json")
+    torch.manual_seed(3)
+    save_file(build_projector(CONFIG).state_dict(), tmp_path / "projector.safetensors")
+    save_file({"layer": torch.randn(3, 4)}, tmp_path / "adapter.safetensors")
+    save_file({"int8_scale": torch.full((24,), 0.03)}, tmp_path / "codec.safetensors")
+    talking.save_pretrained(tmp_path / "llm")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path / "llm")
+    (tmp_path / EDGE_FILE).write_bytes(b"edge" * 1000)
+    return tmp_path
+
+
+def test_a_folder_becomes_a_service(folder: Path) -> None:
+    rows = np.random.default_rng(2).standard_normal((6, 24)).astype(np.float32)
+    frame = encode(rows, "int8", checkpoint.load_tables(folder), checkpoint.fingerprint(folder))
+
+    async def work(service: Service) -> TranslationResponse:
+        try:
+            read = service.read(frame.to_bytes())
+            return await service.translate(read, TranslationRequest("", ["deu"], "eng"))
+        finally:
+            await service.engine.close()
+
+    answer = asyncio.run(work(load_service(folder)))
+    assert answer.source == "eng" and answer.transcript and answer.features == frame.id
+
+
+def test_its_card(folder: Path) -> None:
+    card = load_card(folder)
+    assert (card.name, card.queries, card.width, card.context) == ("ESRT-tiny", 6, 24, "speech")
+    assert card.fingerprint == checkpoint.fingerprint(folder).hex() and len(card.languages) == 45
+    assert (card.edge.bytes, card.edge.sha256) == (4000, hashlib.sha256(b"edge" * 1000).hexdigest())
+
+
+def test_a_folder_without_its_edge_model(folder: Path) -> None:
+    (folder / EDGE_FILE).unlink()
+    with pytest.raises(ModelError) as refused:
+        load_card(folder)
+    assert refused.value.code == "model_not_ready"

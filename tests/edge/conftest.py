@@ -1,0 +1,241 @@
+"""A small real edge model, and a small real cloud that behaves as badly as a test wants."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import uvicorn
+from onnx import TensorProto, helper, numpy_helper
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from esrt.edge import exchange
+from esrt.wire import frame
+
+QUERIES, WIDTH, HOP = 4, 8, 320
+FINGERPRINT = bytes(range(8))
+SCALE = np.linspace(0.01, 0.02, WIDTH, dtype=np.float32)
+WEIGHT = np.random.default_rng(0).normal(0, 0.1, (HOP, QUERIES * WIDTH)).astype(np.float32)
+
+
+def describe(**changes: Any) -> dict[str, Any]:
+    """The metadata of an edge model; a change of None leaves a field out."""
+    whole = {
+        "format": 1,
+        "name": "ESRT-tiny",
+        "fingerprint": FINGERPRINT.hex(),
+        "queries": QUERIES,
+        "width": WIDTH,
+        "context": "speech",
+        "int8_scale": base64.b64encode(SCALE.tobytes()).decode(),
+    }
+    return {name: value for name, value in (whole | changes).items() if value is not None}
+
+
+def by_hand(samples: npt.NDArray[np.float32], length: int) -> npt.NDArray[np.float32]:
+    """What the graph gives for `samples` and zeros up to `length`: every sample counts, and so does the length."""
+    frames = np.pad(samples, (0, length - len(samples))).reshape(-1, HOP)
+    rows: npt.NDArray[np.float32] = (frames @ WEIGHT).mean(axis=0).reshape(QUERIES, WIDTH)
+    return rows
+
+
+def write_edge(path: Path, metadata: str, output: str = "rows") -> Path:
+    """A real ONNX graph that does what `by_hand` does."""
+    nodes = [
+        helper.make_node("Reshape", ["waveform", "frames"], ["framed"]),
+        helper.make_node("MatMul", ["framed", "weight"], ["product"]),
+        helper.make_node("ReduceMean", ["product"], ["mean"], axes=[0], keepdims=0),
+        helper.make_node("Reshape", ["mean", "shape"], [output]),
+    ]
+    constants = {
+        "weight": WEIGHT,
+        "frames": np.array([-1, HOP], np.int64),
+        "shape": np.array([1, QUERIES, WIDTH], np.int64),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "edge",
+        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, QUERIES, WIDTH])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"esrt": metadata})
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture
+def make_edge(tmp_path: Path) -> Callable[..., Path]:
+    """`make_edge(width=9)` writes an edge model whose metadata has that change."""
+
+    def make(output: str = "rows", **changes: Any) -> Path:
+        return write_edge(tmp_path / "edge.onnx", json.dumps(describe(**changes)), output)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """What a test needs to know of the small edge model."""
+    return SimpleNamespace(queries=QUERIES, width=WIDTH, fingerprint=FINGERPRINT, scale=SCALE, by_hand=by_hand)
+
+
+def problem(status: int, code: str, headers: dict[str, str] | None = None) -> Response:
+    """A problem document."""
+    body = {"type": "about:blank", "title": code, "status": status, "detail": f"This is {code}.", "code": code}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+@dataclass
+class Seen:
+    """One request as the cloud got it."""
+
+    method: str
+    path: str
+    query: list[tuple[str, str]]
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class TinyCloud:
+    """Listens on `port` of 127.0.0.1 and writes down what it is asked.
+
+    What is in `first` answers before anything else does: a response, or a function that makes or delays one.
+    """
+
+    port: int
+    edge: bytes = b"an edge model" * 1_000
+    sha256: str = ""
+    key: str | None = None
+    stored: set[str] = field(default_factory=set)
+    first: deque[Response | Callable[[], Response]] = field(default_factory=deque)
+    seen: list[Seen] = field(default_factory=list)
+    server: uvicorn.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def asked(self) -> list[str]:
+        """`POST /v1/translations`, ... in the order they came."""
+        return [f"{request.method} {request.path}" for request in self.seen]
+
+    def start(self) -> None:
+        """Listen, with nothing stored: also after `stop`."""
+        self.stored.clear()
+        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT"])])
+        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Drop every connection."""
+        if self.server is not None:
+            self.server.should_exit = self.server.force_exit = True
+            self.thread.join()
+            self.server = None
+
+    async def _answer(self, request: Request) -> Response:
+        body = await request.body()
+        path = request.url.path
+        self.seen.append(
+            Seen(request.method, path, request.query_params.multi_items(), dict(request.headers.items()), body)
+        )
+        if self.first:
+            answer = self.first.popleft()
+            return answer if isinstance(answer, Response) else answer()
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return problem(401, "unauthorized")
+        if path == "/v1/translations":
+            return self._translate(request, body)
+        if path.startswith("/v1/features/"):
+            self.stored.add(frame.read(body, cap=10_000).id)
+            return JSONResponse({"features": frame.read(body, cap=10_000).id}, 201)
+        if path == "/v1/models":
+            return JSONResponse({"models": [self._card()]})
+        if path == "/v1/edge/edge.onnx":
+            return Response(self.edge, media_type="application/octet-stream")
+        return JSONResponse({"status": "ready"}) if path == "/readyz" else problem(404, "not_found")
+
+    def _translate(self, request: Request, body: bytes) -> Response:
+        if request.headers["content-type"] == "application/json":
+            asked = json.loads(body)
+            features, to = asked["features"], asked["to"]
+            if features not in self.stored:
+                return problem(404, "features_not_found")
+        else:
+            features, to = frame.read(body, cap=10_000).id, request.query_params.getlist("to")
+            self.stored.add(features)
+        return JSONResponse(
+            {
+                "source": "spa",
+                "transcript": f"uno {len(self.seen)}",
+                "translations": {code: f"{code} {len(self.seen)}" for code in to},
+                "features": features,
+                "usage": {"bytes": len(body), "tokens": 3, "seconds": 0.5},
+                "something": "newer",
+            }
+        )
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "name": "ESRT-tiny",
+            "fingerprint": FINGERPRINT.hex(),
+            "queries": QUERIES,
+            "width": WIDTH,
+            "codecs": ["bf16", "int8"],
+            "context": "speech",
+            "languages": ["spa", "deu"],
+            "edge": {"file": "edge.onnx", "sha256": self.sha256, "bytes": len(self.edge)},
+        }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyCloud]:
+    """A small cloud that runs, and clients that do not pause for long."""
+    monkeypatch.setattr(exchange, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.02)
+    tiny = TinyCloud(free_port())
+    tiny.start()
+    yield tiny
+    tiny.stop()
+
+
+@pytest.fixture
+def new_frame() -> Callable[[int], bytes]:
+    """`new_frame(3)` is a frame like no other number's."""
+
+    def make(number: int) -> bytes:
+        payload = np.random.default_rng(number).integers(-127, 128, QUERIES * WIDTH).astype(np.int8).tobytes()
+        return frame.Frame(frame.INT8, QUERIES, WIDTH, FINGERPRINT, payload).to_bytes()
+
+    return make

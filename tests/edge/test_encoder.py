@@ -1,0 +1,168 @@
+"""The encoder over a real, small ONNX graph."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.edge.cores import usable_cores
+from esrt.edge.encoder import EdgeInfo, Encoder
+from esrt.errors import AudioError, ModelError
+
+MakeEdge = Callable[..., Path]
+
+
+def noise(size: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(size).normal(0, 0.1, size).astype(np.float32)
+
+
+def test_one_file_says_everything(make_edge: MakeEdge, tiny: Any) -> None:
+    encoder = Encoder(make_edge())
+    assert encoder.info == EdgeInfo("ESRT-tiny", tiny.fingerprint.hex(), tiny.queries, tiny.width, "speech")
+    assert encoder.fingerprint == tiny.fingerprint
+    np.testing.assert_array_equal(encoder.tables.int8_scale, tiny.scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "length"),
+    [(1, 16_000), (8_000, 16_000), (8_001, 24_000), (50_001, 64_000), (472_001, 480_000), (480_000, 480_000)],
+)
+def test_rows_of_a_clip(make_edge: MakeEdge, tiny: Any, size: int, length: int) -> None:
+    samples = noise(size)
+    rows = Encoder(make_edge(), threads=1).encode(samples)
+    assert rows.dtype == np.float32 and rows.shape == (tiny.queries, tiny.width)
+    np.testing.assert_allclose(rows, tiny.by_hand(samples, length), atol=1e-6)
+
+
+def test_the_full_context_is_30_seconds(make_edge: MakeEdge, tiny: Any) -> None:
+    samples = noise(10_000)
+    rows = Encoder(make_edge(context="full")).encode(samples)
+    np.testing.assert_allclose(rows, tiny.by_hand(samples, WINDOW_SAMPLES), atol=1e-6)
+
+
+def test_threads_may_share_it(make_edge: MakeEdge) -> None:
+    encoder = Encoder(str(make_edge()))
+    clips = [noise(size) for size in range(1_000, 60_000, 5_000)]
+    with ThreadPoolExecutor(4) as pool:
+        for clip, rows in zip(clips, pool.map(encoder.encode, clips), strict=True):
+            np.testing.assert_array_equal(rows, encoder.encode(clip))
+
+
+@pytest.mark.parametrize(
+    ("samples", "code"),
+    [
+        (np.zeros(0, np.float32), "audio_empty"),
+        (np.zeros(WINDOW_SAMPLES + 1, np.float32), "audio_too_long"),
+        (np.zeros((2, 100), np.float32), "audio_wrong_samples"),
+        (np.array([0.0, np.nan], np.float32), "audio_wrong_samples"),
+    ],
+)
+def test_what_cannot_be_encoded(make_edge: MakeEdge, samples: npt.NDArray[np.float32], code: str) -> None:
+    with pytest.raises(AudioError) as caught:
+        Encoder(make_edge()).encode(samples)
+    assert caught.value.code == code
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        Encoder(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return caught.value.code
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refused(tmp_path / "edge.onnx") == "edge_model_missing"
+    assert refused(tmp_path) == "edge_model_missing"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": None},
+        {"name": 5},
+        {"fingerprint": None},
+        {"fingerprint": "abc"},
+        {"fingerprint": "00" * 7},
+        {"fingerprint": 5},
+        {"width": 9},
+        {"width": "8"},
+        {"queries": 0},
+        {"queries": "4"},
+        {"context": "whole"},
+        {"int8_scale": None},
+        {"int8_scale": "not base64!"},
+        {"int8_scale": base64.b64encode(b"12345").decode()},
+        {"format": None},
+        {"output": "columns"},
+    ],
+    ids=str,
+)
+def test_metadata_that_does_not_fit(make_edge: MakeEdge, changes: dict[str, Any]) -> None:
+    assert refused(make_edge(**changes)) == "edge_model_damaged"
+
+
+def test_scales_that_no_codec_can_use(make_edge: MakeEdge) -> None:
+    with pytest.raises(ModelError):
+        Encoder(make_edge(int8_scale=base64.b64encode(np.zeros(8, "<f4").tobytes()).decode()))
+
+
+def test_a_newer_format(make_edge: MakeEdge) -> None:
+    assert refused(make_edge(format=2)) == "edge_model_unsupported"
+
+
+def test_a_file_that_is_no_edge_model(make_edge: MakeEdge, capfd: pytest.CaptureFixture[str]) -> None:
+    path = make_edge()
+    whole = path.read_bytes()
+    for damaged in (b"", b"text", whole[: len(whole) // 2], b"\0" * len(whole)):
+        path.write_bytes(damaged)
+        assert refused(path) == "edge_model_damaged"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rows_of_another_shape_than_promised(make_edge: MakeEdge) -> None:
+    encoder = Encoder(make_edge())
+    object.__setattr__(encoder.info, "queries", 5)
+    with pytest.raises(ModelError) as caught:
+        encoder.encode(noise(100))
+    assert caught.value.code == "edge_model_damaged"
+
+
+def test_threads_are_cores() -> None:
+    assert 0 <= usable_cores() <= 4_096
+
+
+def test_no_torch_and_no_noise(make_edge: MakeEdge) -> None:
+    script = f"""
+import sys, numpy
+from esrt.edge.encoder import Encoder
+Encoder({str(make_edge())!r}).encode(numpy.ones({SAMPLE_RATE}, numpy.float32))
+assert not {{"torch", "onnx", "transformers"}} & set(sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_memory_is_given_back(make_edge: MakeEdge) -> None:
+    """A thousand clips of every length leave no more behind than a hundred do."""
+    psutil = pytest.importorskip("psutil")
+    encoder = Encoder(make_edge(), threads=1)
+
+    def resident(clips: int) -> float:
+        for index in range(clips):
+            encoder.encode(np.zeros(1 + (index * 48_611) % WINDOW_SAMPLES, np.float32))
+        gc.collect()
+        return float(psutil.Process().memory_info().rss) / 2**20
+
+    before = resident(100)
+    assert resident(500) < before + 20
