@@ -1,0 +1,1 @@
+"""Training: manifests, sources of speech and text, the curriculum and its loop."""

@@ -1,0 +1,105 @@
+"""The frozen encoder's frames, computed once and kept on disk: training reads them instead of encoding again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from esrt.audio.io import load
+from esrt.audio.padding import pad
+from esrt.audio.samples import Samples
+from esrt.config import WINDOW_SAMPLES, ModelConfig
+from esrt.errors import AudioError
+from esrt.model.esrt import FRAME_SAMPLES
+from esrt.model.mel import LogMel
+from esrt.model.whisper_encoder import WhisperEncoder
+
+SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
+_BATCH_FRAMES = 4000
+
+
+class Features:
+    """Frames of clips by audio path: float16 [t, width] each, one after the other in one file, with an index beside."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.width = width
+        self.index: dict[str, tuple[int, int]] = {}
+        self._data, self._lines = folder / "frames.f16", folder / "index.jsonl"
+        self._data.touch()
+        self._lines.touch()
+        # Where the next clip goes: what lies behind was left by an interrupted run, and is written over.
+        self._frames = self._index_bytes = 0
+        for line in self._lines.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            audio, start, frames = json.loads(line)
+            self.index[audio] = (start, frames)
+            self._frames = start + frames
+            self._index_bytes += len(line)
+
+    def get(self, audio: str) -> np.ndarray:
+        """float16 [t, width]; a KeyError names a clip that was never encoded."""
+        start, frames = self.index[audio]
+        data = np.memmap(self._data, np.float16, "r", offset=start * self.width * 2, shape=(frames, self.width))
+        return np.array(data)
+
+    def append(self, audio: str, frames: np.ndarray) -> None:
+        """Keeps the frames [t, width] of a clip; t = 0 says that it has none."""
+        line = json.dumps([audio, self._frames, len(frames)]).encode() + b"\n"
+        _write_at(self._data, self._frames * self.width * 2, frames.astype(np.float16).tobytes())
+        _write_at(self._lines, self._index_bytes, line)
+        self.index[audio] = (self._frames, len(frames))
+        self._frames += len(frames)
+        self._index_bytes += len(line)
+
+    @torch.inference_mode()
+    def fill(self, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
+        """Encodes what is missing, in bfloat16 and in batches of like length; stops anywhere, goes on from there."""
+        missing = [audio for audio in dict.fromkeys(audios) if audio not in self.index]
+        encoder = encoder.to(torch.bfloat16).eval()
+        mel = LogMel(config.encoder.mel_bins)
+        pool = 256  # clips sorted by length at a time
+        with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
+            for first in range(0, len(missing), pool):
+                waves = []
+                for audio in missing[first : first + pool]:
+                    samples = _load(audio)
+                    if len(samples) < SHORTEST:
+                        self.append(audio, np.zeros((0, self.width)))
+                    else:
+                        waves.append((audio, pad(samples, config.context)))
+                bar.update(min(pool, len(missing) - first) - len(waves))
+                waves.sort(key=lambda entry: len(entry[1]))
+                while waves:
+                    size = max(1, min(len(waves), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[-1][1])))
+                    batch, waves = waves[-size:], waves[:-size]
+                    lengths = torch.tensor([len(wave) // FRAME_SAMPLES for _, wave in batch])
+                    mels = [mel(torch.from_numpy(wave)[None])[0].T for _, wave in batch]
+                    padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
+                    frames = encoder(padded.to(torch.bfloat16), lengths).float().numpy()
+                    for (audio, _), length, rows in zip(batch, lengths.tolist(), frames, strict=True):
+                        self.append(audio, rows[:length])
+                    bar.update(size)
+
+
+def _load(audio: str) -> Samples:
+    """At most 30 s of a recording; nothing of one that is empty, as some packages have them."""
+    try:
+        return load(audio)[:WINDOW_SAMPLES]
+    except AudioError as error:
+        if error.code == "audio_empty":
+            return np.zeros(0, np.float32)
+        raise
+
+
+def _write_at(path: Path, place: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.truncate(place)
+        file.seek(place)
+        file.write(data)

@@ -1,0 +1,55 @@
+"""Telephone prompts by professional speakers, the same ids in five languages (Debian `asterisk-core-sounds-*-g722`).
+
+Only the English prompts come with their text. Transcripts of the other languages are Whisper's own (`transcripts`),
+kept where it was sure; the prompt id aligns them with the English text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from esrt.train.manifest import Row, held_out
+
+VOICES = {
+    "eng": "en_US_f_Allison",
+    "spa": "es_MX_f_Allison",
+    "fra": "fr_CA_f_June",
+    "ita": "it_IT_m_Carlo",
+    "rus": "ru_RU_f_IvrvoiceRU",
+}
+SHORTEST = 3000  # bytes of G.722, 0.4 s: some recordings are empty
+
+
+def english_texts(root: Path) -> dict[str, str]:
+    """Prompt id -> English text, without the entries that describe a sound."""
+    texts = {}
+    path = root / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+    for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines():
+        key, _, text = line.partition(":")
+        text = re.sub(r"\s+", " ", text).strip()
+        if text and not line.startswith(";") and not re.search(r"[\[\]()<>]", text):
+            texts[key.strip()] = text
+    return texts
+
+
+def audio_path(root: Path, language: str, prompt: str) -> Path:
+    """Where a language's recording of a prompt lies below the unpacked packages."""
+    return root / "usr/share/asterisk/sounds" / VOICES[language] / f"{prompt}.g722"
+
+
+def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -> Iterator[Row]:
+    """One row per recorded prompt and language it is known in; `transcripts` is language -> prompt id -> text."""
+    texts = {"eng": english_texts(root), **transcripts}
+    for source in VOICES:
+        for prompt, transcript in texts.get(source, {}).items():
+            path = audio_path(root, source, prompt)
+            if held_out(prompt) != test or not path.is_file() or path.stat().st_size < SHORTEST:
+                continue
+            name = f"asterisk-{source}-{prompt}"
+            yield Row(name, str(path), source, "", transcript, "")
+            for target, known in texts.items():
+                if target != source and prompt in known:
+                    yield Row(name, str(path), source, target, transcript, known[prompt])

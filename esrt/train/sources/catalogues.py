@@ -1,0 +1,31 @@
+"""Translated dialogue of games (Debian `wesnoth-1.16-*`, `freedroidrpg-data`): text, to be spoken by `synth`."""
+
+from __future__ import annotations
+
+import gettext
+import re
+from pathlib import Path
+
+LOCALES = {
+    "spa": "es", "fra": "fr", "ita": "it", "rus": "ru", "ces": "cs", "nld": "nl", "deu": "de",
+    "pol": "pl", "por": "pt_BR", "swe": "sv",
+}  # fmt: skip
+
+
+def sentences(root: Path, shortest: int = 3, longest: int = 22) -> list[dict[str, str]]:
+    """Language -> text, for each plain sentence of `shortest` to `longest` English words."""
+    found: dict[str, dict[str, str]] = {}
+    for language, locale in LOCALES.items():
+        for path in sorted(root.glob(f"usr/share/**/locale/{locale}/LC_MESSAGES/*.mo")):
+            with path.open("rb") as file:
+                catalogue = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+            for key, translated in catalogue.items():
+                if not isinstance(key, str) or not isinstance(translated, str):
+                    continue
+                english = key.rpartition("\x04")[2].rpartition("^")[2].strip()
+                if not shortest <= len(english.split()) <= longest or translated == english:
+                    continue
+                if re.search(r"[<>$|{}\[\]=_@#%\n*/\\0-9]", english + translated):
+                    continue
+                found.setdefault(english, {"eng": english})[language] = translated.strip()
+    return list(found.values())

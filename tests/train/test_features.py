@@ -1,0 +1,53 @@
+"""The cache of encoder frames: what a batch gives is what a clip alone gives, and a second call encodes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esrt.audio.padding import pad
+from esrt.config import PRESETS, SAMPLE_RATE, EncoderConfig
+from esrt.model.esrt import FRAME_SAMPLES
+from esrt.model.mel import LogMel
+from esrt.model.whisper_encoder import WhisperEncoder
+from esrt.train.features import Features
+from esrt.train.sources.synth import write_wav
+
+CONFIG = replace(PRESETS["ESRT-270M"], encoder=EncoderConfig("none", mel_bins=80, width=32, layers=2, heads=2))
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a", 1.2), ("b", 3.7), ("empty", 0.0), ("long", 31.0)):
+        samples = 0.2 * rng.standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+        write_wav(tmp_path / f"{name}.wav", samples.clip(-1, 1))
+    return [str(tmp_path / f"{name}.wav") for name in ("a", "b", "empty", "long")]
+
+
+def test_a_batch_gives_what_each_clip_gives(tmp_path: Path, recordings: list[str]) -> None:
+    torch.manual_seed(0)
+    encoder = WhisperEncoder(CONFIG.encoder).eval()
+    features = Features(tmp_path / "features", 32)
+    features.fill(recordings, CONFIG, encoder)
+    lengths = {Path(audio).stem: frames for audio, (_, frames) in features.index.items()}
+    assert lengths == {"a": 100, "b": 225, "empty": 0, "long": 1500}
+
+    wave = pad((0.2 * np.random.default_rng(0).standard_normal(19_200)).astype(np.float32).clip(-1, 1), "speech")
+    assert len(wave) == 100 * FRAME_SAMPLES
+    with torch.inference_mode():
+        alone = encoder.float()(LogMel(80)(torch.from_numpy(wave)[None]))[0].numpy()
+    # bfloat16 in the cache, 16-bit sound in the file.
+    cosines = (features.get(recordings[0]) * alone).sum(1) / np.linalg.norm(alone, axis=1)
+    assert (cosines / np.linalg.norm(features.get(recordings[0]).astype(np.float32), axis=1) > 0.99).all()
+
+
+def test_a_second_call_encodes_nothing(tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = WhisperEncoder(CONFIG.encoder).eval()
+    Features(tmp_path / "features", 32).fill(recordings[:3], CONFIG, encoder)
+    monkeypatch.setattr(encoder, "forward", lambda *_: pytest.fail("encoded again"))
+    Features(tmp_path / "features", 32).fill(recordings[:3], CONFIG, encoder)
