@@ -1,0 +1,62 @@
+"""What more than one verb needs: shared options, how values are read, how an error is said."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+from esrt.wire.codecs import CODECS
+
+if TYPE_CHECKING:
+    Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DEFAULT_MODEL = "ESRT-270M"
+
+
+def help_format(prog: str) -> argparse.HelpFormatter:
+    """Examples stay as they are written, and options stand on one line with their help."""
+    formatter = argparse.RawDescriptionHelpFormatter(prog, max_help_position=26)
+    # Left to itself, argparse forgets to count the verbs' indent and breaks every line of their list in two.
+    formatter._action_max_length = 24
+    return formatter
+
+
+def verb(verbs: Verbs, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """A new verb whose `--help` ends with `examples`, one command a line."""
+    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return verbs.add_parser(
+        name,
+        help=summary[:1].lower() + summary[1:].rstrip("."),
+        description=summary,
+        epilog=f"examples:\n{lines}",
+        formatter_class=help_format,
+        allow_abbrev=False,
+    )
+
+
+def speech(parser: argparse.ArgumentParser) -> None:
+    """The options of everything that takes speech: the files, the model, the cloud, the format of the answer."""
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="sound files, in any format that FFmpeg reads")
+    parser.add_argument("--from", dest="source", metavar="LANG", help="spoken language; left out, the model finds it")
+    parser.add_argument("--model", metavar="NAME", help=f"model name or folder (default {DEFAULT_MODEL})")
+    parser.add_argument("--cloud", metavar="URL", help="address of `esrt serve`; left out, both halves run here")
+    parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
+    parser.add_argument("--codec", choices=tuple(CODECS), default="int8", help="packing of the tensor (default int8)")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: one object a line and file")
+
+
+def size(text: str) -> int:
+    """`"262144"`, `"256k"`, `"64M"` or `"2G"` -> bytes (binary multiples). For argparse's `type=`."""
+    match = re.fullmatch(r"(\d+)([kKmMgG]?)", text.strip())
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 262144, 256k or 64M")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+
+
+def fail(code: str, sentence: str) -> int:
+    """Print the one line of an error on stderr; returns the exit code 2."""
+    line = " ".join(sentence.split())
+    print(f"esrt: {line} [{code}]", file=sys.stderr)
+    return 2
