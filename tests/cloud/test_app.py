@@ -319,13 +319,14 @@ def test_errors_before_a_stream_have_their_own_status(ann: httpx.Client) -> None
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of this size is faster than any reader; real ones are not."""
+    """A model of this size is faster than any reader, and soon speaks in circles; here it goes on until stopped."""
 
     def forward(*arguments: Any) -> Any:
         time.sleep(0.005)
         return keyvalues.forward(*arguments)
 
     monkeypatch.setattr(transformers, "forward", forward)
+    monkeypatch.setattr("esrt.cloud.service.circles", lambda ids: False)
 
 
 def empties(service: Service) -> bool:
