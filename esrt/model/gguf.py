@@ -28,7 +28,6 @@ from esrt.errors import ModelError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MOST_LAYERS = 512  # a damaged number must not be allocated
 _CONTROL, _USER_DEFINED = 3, 4  # types of tokens
 _MOST = 1 << 20  # pairs, tensors; a file with more is damaged
 _LAYER = {
@@ -151,8 +150,11 @@ def _parse(reader: _Reader) -> tuple[dict[str, Any], dict[str, Packed]]:
 def config(file: GGUF) -> Gemma3TextConfig:
     """The configuration of Gemma3ForCausalLM."""
     try:
-        if not 0 < file.meta["gemma3.block_count"] <= _MOST_LAYERS:
-            raise ValueError(f"{file.meta['gemma3.block_count']} layers")
+        names = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+        told = [file.meta[f"gemma3.{name}"] for name in names]
+        # A damaged number must not be allocated: what is told is what lies there.
+        if not told[0] or told != _held(file):
+            raise ValueError(f"{told} are told, {_held(file)} are there")
         rope = {
             "full_attention": {"rope_type": "default", "rope_theta": float(file.meta["gemma3.rope.freq_base"])},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -179,6 +181,18 @@ def config(file: GGUF) -> Gemma3TextConfig:
         )
     except (KeyError, TypeError, ValueError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError("model_not_supported", f"{file.path} does not tell the shape of Gemma 3 ({error}).") from error
+
+
+def _held(file: GGUF) -> list[int]:
+    """Layers, width, inner width and heads as the tensors have them."""
+    layers = len({name.split(".")[1] for name in file.tensors if name.startswith("blk.")})
+    (width,) = file.tensors["token_embd.weight"].shape[1:]
+    rows = [file.tensors[f"blk.0.{name}.weight"].shape[0] for name in ("ffn_gate", "attn_q", "attn_k")]
+    heads, odd = divmod(rows[1], file.meta["gemma3.attention.key_length"])
+    key_rows = file.meta["gemma3.attention.head_count_kv"] * file.meta["gemma3.attention.key_length"]
+    if odd or key_rows != rows[2]:
+        raise ValueError(f"heads of {file.meta['gemma3.attention.key_length']} do not fit")
+    return [layers, width, rows[0], heads]
 
 
 def state(file: GGUF, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
