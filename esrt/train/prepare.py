@@ -27,22 +27,23 @@ def read_transcripts(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def spoken_rows(texts: list[dict[str, str]], each: int, folder: Path, seed: int) -> Iterator[Row]:
+def spoken_rows(name: str, texts: list[dict[str, str]], each: int, folder: Path, seed: int) -> Iterator[Row]:
     """Speaks `each` sentences in every language of SPOKEN with random voices, and yields one row per translation."""
     speaker, rng = synth.Speaker(), random.Random(seed)
     for language in SPOKEN:
         known = [entry for entry in texts if language in entry]
-        for index, entry in enumerate(tqdm(rng.choices(known, k=each), desc=f"speaking {language}", disable=None)):
-            name = f"synth-{language}-{index:05d}"
-            path = folder / f"{name}.wav"
+        chosen = rng.choices(known, k=each) if known else []
+        for index, entry in enumerate(tqdm(chosen, desc=f"speaking {language}", disable=None)):
+            key = f"{name}-{language}-{index:05d}"
+            path = folder / f"{key}.wav"
             spoken = speaker.say(entry[language], **synth.random_voice(language, rng))  # type: ignore[arg-type]
             if not SAMPLE_RATE // 3 < len(spoken) < 20 * SAMPLE_RATE:
                 continue
             synth.write_wav(path, synth.disturb(spoken, rng))
-            yield Row(name, str(path), language, "", entry[language], "")
+            yield Row(key, str(path), language, "", entry[language], "")
             for target in TARGETS:
                 if target != language and target in entry:
-                    yield Row(name, str(path), language, target, entry[language], entry[target])
+                    yield Row(key, str(path), language, target, entry[language], entry[target])
 
 
 def run(root: Path, transcripts: Path, out: Path, each: int, seed: int = 0) -> None:
@@ -53,7 +54,12 @@ def run(root: Path, transcripts: Path, out: Path, each: int, seed: int = 0) -> N
         rows = [*asterisk.rows(root, known, test), *fillets.rows(root, test)]
         write_manifest(out / f"{name}.jsonl", (row for row in rows if row.tgt in ("", *TARGETS)))
     dialogue = [texts for (scene, _), texts in fillets.dialogue(root).items() if not held_out(scene)]
-    write_manifest(out / "synth.jsonl", spoken_rows(catalogues.sentences(root) + dialogue, each, out / "synth", seed))
+    prompts = [texts for prompt, texts in asterisk.prompts(root, known).items() if not held_out(prompt)]
+    for name, texts, count in (
+        ("synth", catalogues.sentences(root) + dialogue, each),
+        ("prompts", prompts, each // 4),
+    ):
+        write_manifest(out / f"{name}.jsonl", spoken_rows(name, texts, count, out / "synth", seed))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,15 @@ def english_texts(root: Path) -> dict[str, str]:
     return texts
 
 
+def prompts(root: Path, transcripts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Prompt id -> language -> text."""
+    found: dict[str, dict[str, str]] = {}
+    for language, texts in {"eng": english_texts(root), **transcripts}.items():
+        for prompt, text in texts.items():
+            found.setdefault(prompt, {})[language] = text
+    return found
+
+
 def audio_path(root: Path, language: str, prompt: str) -> Path:
     """Where a language's recording of a prompt lies below the unpacked packages."""
     return root / "usr/share/asterisk/sounds" / VOICES[language] / f"{prompt}.g722"
@@ -42,14 +51,15 @@ def audio_path(root: Path, language: str, prompt: str) -> Path:
 
 def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -> Iterator[Row]:
     """One row per recorded prompt and language it is known in; `transcripts` is language -> prompt id -> text."""
-    texts = {"eng": english_texts(root), **transcripts}
-    for source in VOICES:
-        for prompt, transcript in texts.get(source, {}).items():
-            path = audio_path(root, source, prompt)
-            if held_out(prompt) != test or not path.is_file() or path.stat().st_size < SHORTEST:
+    for prompt, texts in prompts(root, transcripts).items():
+        for source, voice in VOICES.items():
+            path = root / "usr/share/asterisk/sounds" / voice / f"{prompt}.g722"
+            if source not in texts or held_out(prompt) != test:
+                continue
+            if not path.is_file() or path.stat().st_size < SHORTEST:
                 continue
             name = f"asterisk-{source}-{prompt}"
-            yield Row(name, str(path), source, "", transcript, "")
-            for target, known in texts.items():
-                if target != source and prompt in known:
-                    yield Row(name, str(path), source, target, transcript, known[prompt])
+            yield Row(name, str(path), source, "", texts[source], "")
+            for target, text in texts.items():
+                if target != source:
+                    yield Row(name, str(path), source, target, texts[source], text)
