@@ -2,7 +2,7 @@
 # ESRT-270M from nothing, on two cores and about 10 GB of disk, in about three hours.
 #
 # How to run (Debian or a derivative; nothing is installed into the system):
-#   pip install -e '.[train,tiny]'
+#   pip install -e '.[train,eval,tiny]'
 #   recipes/esrt-270m.sh work/
 # Stopped? Run it again: what is there is kept, training goes on from its last checkpoint.
 set -euo pipefail
@@ -22,13 +22,23 @@ if [ ! -e "$work/unpacked/done" ]; then
   touch "$work/unpacked/done"
 fi
 
-# 2. Manifests: human.jsonl, synth.jsonl (spoken by espeak-ng), and test.jsonl, which training never reads.
+# 2. Manifests: human.jsonl; synth.jsonl and prompts.jsonl (spoken by espeak-ng: the games' sentences, the prompts');
+# and test.jsonl, which training never reads.
 # recipes/asterisk-transcripts.jsonl was written by recipes/transcribe_prompts.py.
-[ -e "$work/data/synth.jsonl" ] ||
-  python -m esrt.train.prepare "$work/unpacked" "$here/asterisk-transcripts.jsonl" "$work/data"
+data=$work/data
+prompts=eng,spa,fra,ita,rus
+into=$prompts,ces,nld,deu
+if [ ! -e "$data/prompts.jsonl" ]; then
+  esrt data asterisk "$work/unpacked" --transcripts "$here/asterisk-transcripts.jsonl" --target $into --out "$data"
+  esrt data fillets "$work/unpacked" --target $into --out "$data"
+  cat "$data"/{asterisk,fillets}.jsonl >"$data/human.jsonl"
+  cat "$data"/{asterisk,fillets}-test.jsonl >"$data/test.jsonl"
+  esrt data synth "$work/unpacked" --source $prompts,ces,nld --target $into --each 1300 --out "$data"
+  esrt data synth "$data/asterisk.jsonl" --source $prompts --target $into --each 325 --name prompts --out "$data"
+fi
 
 # 3. Stage 0 (CTC), then the paper's stages I to III; the model is written to $work/run/model.
 esrt train esrt-270m --data "$work/data" --run "$work/run"
 
 # 4. Scores on the held-out clips.
-python "$here/score.py" "$work/run/model" "$work/data/test.jsonl"
+(cd "$here/.." && python -m esrt.bench.training score --data "$work/data" --model "$work/run/model")

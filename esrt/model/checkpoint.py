@@ -44,11 +44,15 @@ class Delta:
     card: str
 
 
-def save(folder: Path, delta: Delta, lora: nn.Module | None = None, *, small: bool = False) -> None:
+def save(
+    folder: Path, delta: Delta, lora: nn.Module | None = None, *, small: bool = False,
+    lora_state: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Writes a delta folder, whole or not at all, in the place of one that is there.
 
-    `lora` is the peft model around the LLM. With `small`, the adapter's matrices are stored as int8 with one scale a
-    row and LoRA and tags as float16; a model that was loaded from such a folder is saved again without any change.
+    `lora` is the peft model around the LLM, `lora_state` its tensors where it does not hold them itself. With `small`,
+    the adapter's matrices are stored as int8 with one scale a row and LoRA and tags as float16; a model that was loaded
+    from such a folder is saved again without any change.
     """
     with whole_folder(folder) as work:
         delta.config.save(work / "config.json")
@@ -59,7 +63,7 @@ def save(folder: Path, delta: Delta, lora: nn.Module | None = None, *, small: bo
         _save({"int8_scale": delta.int8_scale.float()}, work / "codec.safetensors")
         _save({"rows": delta.tags.to(dtype)}, work / "tags.safetensors")
         if lora is not None:
-            _save_lora(lora, work / "llm_delta", delta.config.llm.weights, dtype)
+            _save_lora(lora, work / "llm_delta", delta.config.llm.weights, dtype, lora_state)
         (work / "card.md").write_text(delta.card, encoding="utf-8")
 
 
@@ -67,14 +71,16 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _save_lora(model: nn.Module, folder: Path, base: str, dtype: torch.dtype) -> None:
+def _save_lora(
+    model: nn.Module, folder: Path, base: str, dtype: torch.dtype, tensors: Mapping[str, Tensor] | None
+) -> None:
     from peft import PeftModel, get_peft_model_state_dict
 
     if not isinstance(model, PeftModel):
         raise ModelError("model_mismatch", "The language model has no LoRA; pass the model that peft wrapped.")
     folder.mkdir()
     # Not `save_pretrained`: it would ask the Hugging Face Hub about the embedding and write where the base lay here.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
     _save({name: tensor.to(dtype) for name, tensor in state.items()}, folder / "adapter_model.safetensors")
     config = model.active_peft_config
     before = config.base_model_name_or_path, config.inference_mode

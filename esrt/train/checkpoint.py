@@ -1,46 +1,93 @@
-"""Training state on disk: one safetensors file for weights and moments, renamed into place.
+"""Training state on disk, renamed into place: a kill loses at most the steps since the last one.
 
-A kill loses at most the steps since the last one.
+One safetensors file has weights and moments. Where processes share them out (FSDP, DeepSpeed), accelerate writes its
+own folder, and the file says which.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+FILE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is: `step` batches of `stage` are done. `tasks` is tasks.Balance.state."""
+
+    stage: str
+    step: int
+    bf16: bool = False
+    tasks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
 
 def trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of everything that may change."""
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    """Name -> parameter of everything that may change; the LLM's own weights never do."""
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if not name.startswith("llm.") or "lora_" in name
+    }
 
 
-def save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, stage: str, step: int) -> None:
-    """Writes beside, then renames. `step` batches of `stage` are done."""
-    tensors = {}
-    for name, parameter in trained(network).items():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value.detach()
-    beside = path.with_suffix(".part")
-    save_file(tensors, beside, {"place": json.dumps({"stage": stage, "step": step})})
-    beside.replace(path)
+def place(folder: Path) -> Place | None:
+    """Where the run in `folder` stands; None where it has no state yet."""
+    if not (folder / FILE).exists():
+        return None
+    with safe_open(folder / FILE, "pt") as file:
+        at = json.loads(file.metadata()["place"])
+    tasks = {task: (factor, loss) for task, (factor, loss) in at["tasks"].items()}
+    return Place(at["stage"], at["step"], at["bf16"], tasks)
 
 
-def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[str, int]:
-    """Puts weights and moments back; returns the stage and how many of its batches are done."""
-    parameters = trained(network)
-    with safe_open(path, "pt") as file:
-        place = json.loads(file.metadata()["place"])
+def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, at: Place) -> None:
+    """Writes folder/state.safetensors beside, then renames it. All processes call this; the main one writes."""
+    tensors, shards = {}, ""
+    if _shared_out(accelerator):
+        shards = f"shards-{at.stage}-{at.step}"
+        accelerator.save_state(str(folder / shards))
+    else:
+        for name, parameter in trained(accelerator.unwrap_model(model)).items():
+            tensors[f"weight/{name}"] = parameter.detach()
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value.detach()
+    if not accelerator.is_main_process:
+        return
+    beside = folder / f"{FILE}.part"
+    save_file(tensors, beside, {"place": json.dumps(asdict(at)), "shards": shards})
+    beside.replace(folder / FILE)
+    for old in folder.glob("shards-*"):
+        if old.name != shards:
+            shutil.rmtree(old)
+
+
+def restore(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts weights and moments back."""
+    parameters = trained(accelerator.unwrap_model(model))
+    with safe_open(folder / FILE, "pt") as file:
+        if shards := file.metadata()["shards"]:
+            accelerator.load_state(str(folder / shards))
+            return
         for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
             kind, _, name = key.partition("/")
             parameter, value = parameters[name], file.get_tensor(key)
             if kind == "weight":
                 parameter.data.copy_(value)
             else:
-                optimizer.state[parameter][kind] = value
-    return place["stage"], place["step"]
+                # AdamW keeps its count of steps, a tensor without dimensions, where it was made.
+                optimizer.state[parameter][kind] = value if value.ndim == 0 else value.to(parameter.device)
+
+
+def _shared_out(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)

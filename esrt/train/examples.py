@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,10 +51,10 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool, rng: random.Random) -> Example:
+def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool) -> Example:
     """One sample of `task` (asr, smt, srt); a clip without translations falls back to asr.
 
-    With `unnamed` the prompt does not name the source: the model says it after the transcript, and up to FORKS
+    With `unnamed` the prompt does not name the source: the model says it after the transcript, and the first FORKS
     translations branch off there. A target tag is never learned, because it is always given.
     """
 
@@ -63,8 +62,9 @@ def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool
         return tokenizer.convert_tokens_to_ids(LANGUAGES[code].tag)
 
     text, source = token_ids(tokenizer, clip.transcript), tag(clip.source)
-    chosen = rng.sample(clip.translations, min(FORKS, len(clip.translations)))
-    translated = [(tag(code), [*token_ids(tokenizer, translation), end]) for code, translation in chosen]
+    translated = [
+        (tag(code), [*token_ids(tokenizer, translation), end]) for code, translation in clip.translations[:FORKS]
+    ]
     if task == "asr" or not translated:
         trunk = [(text, True), ([source, end], True)] if unnamed else [([source], False), ([*text, end], True)]
         return _example(trunk, [])

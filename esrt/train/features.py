@@ -18,6 +18,8 @@ from esrt.errors import AudioError
 from esrt.model.esrt import FRAME_SAMPLES
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
+from esrt.train.manifest import SPOKEN_ON_THE_FLY
+from esrt.train.sources import synth
 
 SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
 _BATCH_FRAMES = 4000
@@ -46,8 +48,8 @@ class Features:
     def get(self, audio: str) -> np.ndarray:
         """float16 [t, width]; a KeyError names a clip that was never encoded."""
         start, frames = self.index[audio]
-        data = np.memmap(self._data, np.float16, "r", offset=start * self.width * 2, shape=(frames, self.width))
-        return np.array(data)
+        place = start * self.width * 2
+        return np.fromfile(self._data, np.float16, frames * self.width, offset=place).reshape(frames, self.width)
 
     def append(self, audio: str, frames: np.ndarray) -> None:
         """Keeps the frames [t, width] of a clip; t = 0 says that it has none."""
@@ -60,10 +62,10 @@ class Features:
 
     @torch.inference_mode()
     def fill(self, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        """Encodes what is missing, in bfloat16 and in batches of like length; stops anywhere, goes on from there."""
+        """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there."""
         missing = [audio for audio in dict.fromkeys(audios) if audio not in self.index]
         encoder = encoder.to(torch.bfloat16).eval()
-        mel = LogMel(config.encoder.mel_bins)
+        device, mel = encoder.conv1.weight.device, LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
             for first in range(0, len(missing), pool):
@@ -82,7 +84,7 @@ class Features:
                     lengths = torch.tensor([len(wave) // FRAME_SAMPLES for _, wave in batch])
                     mels = [mel(torch.from_numpy(wave)[None])[0].T for _, wave in batch]
                     padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-                    frames = encoder(padded.to(torch.bfloat16), lengths).float().numpy()
+                    frames = encoder(padded.to(device, torch.bfloat16), lengths.to(device)).float().cpu().numpy()
                     for (audio, _), length, rows in zip(batch, lengths.tolist(), frames, strict=True):
                         self.append(audio, rows[:length])
                     bar.update(size)
@@ -91,7 +93,7 @@ class Features:
 def _load(audio: str) -> Samples:
     """At most 30 s of a recording; nothing of one that is empty, as some packages have them."""
     try:
-        return load(audio)[:WINDOW_SAMPLES]
+        return (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)[:WINDOW_SAMPLES]
     except AudioError as error:
         if error.code == "audio_empty":
             return np.zeros(0, np.float32)

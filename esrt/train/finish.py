@@ -22,30 +22,39 @@ _KEPT = 0.9995  # of a channel's values; what lies beyond is clipped
 @torch.no_grad()
 def calibrate(adapter: QFormer, trainer: Trainer, clips: int = 512) -> Tensor:
     """The int8 codec's static scales, float32 [width], from the adapter's rows of training clips."""
-    adapter.eval()
-    values = []
+    device, values = trainer.accelerator.device, []
+    adapter = adapter.to(device).eval()
     for step in tqdm(range(clips // 16), desc="calibrating", disable=None):
-        batch, _ = trainer.sampler.batch("calibration", step, 16)
-        values.append(adapter(*trainer.frames(batch)).flatten(0, 1).abs().numpy())
+        batch, _ = trainer.batches.sampler.batch("calibration", step, 16)
+        frames, lengths = trainer.batches.frames(batch)
+        values.append(adapter(frames.to(device), lengths.to(device)).flatten(0, 1).abs().cpu().numpy())
     return torch.from_numpy(np.quantile(np.concatenate(values), _KEPT, axis=0).astype(np.float32) / _LEVELS)
 
 
 def save_delta(trainer: Trainer, folder: Path, card: str) -> None:
-    """Writes the model folder that `esrt.hub.resolve` completes with the base weights."""
-    network = trainer.network
+    """Writes the model folder that `esrt.hub.resolve` completes. All processes call this; the main one writes."""
     config = PRESETS[trainer.recipe.model]
+    # Not the network's own: FSDP spreads that over the processes.
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return
+
+    def part(name: str) -> dict[str, Tensor]:
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value.cpu() for key, value in state.items() if key.startswith(prefix)}
+
     # The device runs the adapter as it is stored: calibrate that one.
     adapter = QFormer(config.adapter, config.encoder.width)
-    adapter.load_state_dict(checkpoint.dequantise(checkpoint.quantise(network.adapter.state_dict())))
+    adapter.load_state_dict(checkpoint.dequantise(checkpoint.quantise(part("adapter"))))
     delta = checkpoint.Delta(
         config=config,
-        adapter=network.adapter.state_dict(),
-        projector=network.projector.state_dict(),
+        adapter=part("adapter"),
+        projector=part("projector"),
         int8_scale=calibrate(adapter, trainer),
-        tags=network.tags.detach(),
+        tags=state["tags"],
         card=card,
     )
-    checkpoint.save(folder, delta, network.llm, small=True)
+    checkpoint.save(folder, delta, trainer.network.llm, small=True, lora_state=part("llm"))
 
 
 def card(recipe: Recipe) -> str:

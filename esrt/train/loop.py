@@ -1,37 +1,28 @@
-"""The training loop: stage after stage, batch after batch, resumable at every checkpoint."""
+"""The training loop: stage after stage, batch after batch, on any number of processes, resumable at checkpoints."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
+import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
 
-from esrt.errors import ModelError
+from esrt.errors import ModelError, UsageError
 from esrt.train import checkpoint
-from esrt.train.examples import Tokenizer, example, plain, token_ids
-from esrt.train.features import Features
-from esrt.train.network import Network, ctc_loss
+from esrt.train.batches import Batches, Sample
+from esrt.train.network import Losses, Network
+from esrt.train.progress import Progress
 from esrt.train.recipes import Recipe, Stage
-from esrt.train.sampler import Clip, Sampler
+from esrt.train.tasks import Balance
 
-SAVE_EVERY, LOG_EVERY = 100, 10  # steps
-OTHERS = 5000
-
-
-def groups(network: Network) -> dict[str, list[torch.nn.Parameter]]:
-    """Which parameters follow which rate."""
-    found: dict[str, list[torch.nn.Parameter]] = {"adapter": [], "projector": [], "lora": []}
-    for name, parameter in checkpoint.trained(network).items():
-        first = name.partition(".")[0]
-        key = {"adapter": "adapter", "whisper_ctc": "adapter", "llm": "lora"}.get(first, "projector")
-        found[key].append(parameter)
-    return found
+SAVE_EVERY = 100  # steps
+VALIDATION_BATCHES = 4
 
 
 def rate(stage: Stage, step: int) -> float:
@@ -42,110 +33,148 @@ def rate(stage: Stage, step: int) -> float:
 
 
 class Trainer:
-    """Everything one step needs."""
+    """Everything one step needs. State, log and what went wrong are written into `folder`, by the main process."""
 
     def __init__(
-        self, recipe: Recipe, network: Network, features: Features, sampler: Sampler,
-        tokenizer: Tokenizer, whisper_tokenizer: Tokenizer, end: int,
+        self, recipe: Recipe, network: Network, batches: Batches, accelerator: Accelerator, folder: Path,
+        validation: Batches | None = None,
     ) -> None:  # fmt: skip
-        self.recipe, self.network, self.features, self.sampler = recipe, network, features, sampler
-        self.tokenizer, self.whisper_tokenizer, self.end = tokenizer, whisper_tokenizer, end
-        self.whisper_class = {int(token): index + 1 for index, token in enumerate(network.vocabularies.whisper)}
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "name": name} for name, parameters in groups(network).items()],
+        self.recipe, self.batches, self.validation = recipe, batches, validation
+        self.accelerator, self.folder = accelerator, folder
+        optimizer = torch.optim.AdamW(
+            [{"params": parameters, "name": name} for name, parameters in network.groups().items()],
             lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01,
         )  # fmt: skip
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.parameters = list(self.model.parameters())
+        self.balance = Balance()
 
-    def frames(self, batch: list[Clip]) -> tuple[Tensor, Tensor]:
-        """Encoder frames float32 [b, t, width], padded, and how many of each are real [b]."""
-        found = [torch.from_numpy(self.features.get(clip.audio).astype(np.float32)) for clip in batch]
-        lengths = torch.tensor([len(rows) for rows in found])
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), lengths
+    @property
+    def network(self) -> Network:
+        """The network itself, out of what spreads it over processes."""
+        network: Network = self.accelerator.unwrap_model(self.model)
+        return network
 
-    def tied_ctc(self, audio: Tensor, batch: list[Clip]) -> Tensor:
-        """CTC over the LLM's tokens on projected rows [b, q, llm]: those of the batch, and others drawn at random.
+    def parts(self, stage: Stage) -> list[slice]:
+        """This process' parts of a batch. Raises UsageError `batch_not_divisible`."""
+        each = self.accelerator.gradient_accumulation_steps
+        count = self.accelerator.num_processes * each
+        size, rest = divmod(stage.batch, count)
+        if rest:
+            raise UsageError(
+                "batch_not_divisible",
+                f"Stage {stage.name} has batches of {stage.batch} clips, which cannot be cut into {count} equal parts "
+                "(processes times accumulation): change one of them.",
+            )
+        first = self.accelerator.process_index * each
+        return [slice(size * index, size * (index + 1)) for index in range(first, first + each)]
 
-        A softmax over all that occur costs more than the adapter, and teaches no more.
-        """
-        class_of = self.network.class_of
-        wanted = [class_of[torch.tensor(token_ids(self.tokenizer, clip.transcript))] for clip in batch]
-        others = torch.randint(len(self.network.vocabularies.llm), (OTHERS,))
-        classes = torch.unique(torch.cat([*wanted, others]))
-        targets = [torch.searchsorted(classes, tokens) + 1 for tokens in wanted]
-        return ctc_loss(self.network.tied_ctc(audio, classes), targets)
-
-    def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of batch `step` of a stage, and what to print."""
-        batch, rng = self.sampler.batch(stage.name, step, stage.batch)
-        torch.manual_seed(rng.getrandbits(32))
-        rows = self.network.adapter(*self.frames(batch))
-        if stage.objective == "ctc-whisper":
-            targets = [
-                torch.tensor([self.whisper_class[t] for t in token_ids(self.whisper_tokenizer, plain(clip.transcript))])
-                for clip in batch
-            ]
-            loss = ctc_loss(self.network.whisper_ctc(rows), targets)
-            return loss, {"ctc": loss.item()}
-        audio = self.network.projector(rows)
-        if stage.objective == "ctc-llm":
-            loss = self.tied_ctc(audio, batch)
-            return loss, {"ctc": loss.item()}
-        tasks = rng.choices(list(stage.tasks), list(stage.tasks.values()), k=len(batch))
-        examples = [
-            example(clip, task, self.tokenizer, self.end, rng.random() < self.recipe.unnamed, rng)
-            for clip, task in zip(batch, tasks, strict=True)
-        ]
-        losses, right = self.network.answer_loss(audio, examples)
-        answer = losses.mean()
-        ctc = self.tied_ctc(audio, batch)
-        return answer + stage.ctc_weight * ctc, {"loss": answer.item(), "right": right.item(), "ctc": ctc.item()}
+    def losses(self, batches: Batches, stage: Stage, step: int, samples: Sequence[Sample], part: slice) -> Losses:
+        """The losses of a part of a batch."""
+        batch = send_to_device(batches.tensors(stage, step, samples, part), self.accelerator.device)
+        losses: Losses = self.model(stage.objective, batch)
+        return losses
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:
-        """One optimiser step; raises ModelError `loss_not_finite` and changes nothing on a NaN."""
+        """One optimiser step; returns what to print, of the whole batch.
+
+        Raises ModelError `loss_not_finite` on a NaN: the weights stay, and the batch is written to bad-batch.json.
+        """
         share = rate(stage, step)
         peaks = {"adapter": stage.adapter_rate, "projector": stage.projector_rate, "lora": stage.lora_rate}
         for group in self.optimizer.param_groups:
             group["lr"] = share * peaks[group["name"]]
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-            loss, shown = self.loss(stage, step)
-        if not math.isfinite(loss.item()):
-            raise ModelError("loss_not_finite", f"The loss of stage {stage.name}, step {step}, is not a number.")
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+            if group["name"] == "lora":
+                for parameter in group["params"]:
+                    parameter.requires_grad_(stage.lora_rate > 0)
+        if not self.model.training:
+            self.model.train()
+        if self.recipe.lora_dropout:
+            # It alone asks torch's generator; each process drops other units.
+            seed = f"{self.recipe.seed}/{stage.name}/{step}/{self.accelerator.process_index}"
+            torch.manual_seed(random.Random(seed).getrandbits(32))
+        samples = self.batches.samples(stage, step)
+        counts, found = self.balance.weights(stage), []
+        ctc_weight = stage.ctc_weight if stage.objective == "llm" else 1.0
+        for part in self.parts(stage):
+            with self.accelerator.accumulate(self.model):
+                losses = self.losses(self.batches, stage, step, samples, part)
+                weights = torch.tensor([counts.get(s.task, 1.0) for s in samples[part]], device=losses.ctc.device)
+                self.accelerator.backward((weights * losses.answer + ctc_weight * losses.ctc).mean())
+            found.append(torch.stack(losses).detach())
+        # One column a sample, in the order of `samples`: processes have consecutive parts.
+        whole = Losses(*self.accelerator.gather(torch.cat(found, dim=1).T.contiguous()).T.cpu())
+        norm = self.accelerator.clip_grad_norm_(self.parameters, 1.0)
+        if not torch.stack(whole).isfinite().all() or (norm is not None and not math.isfinite(norm)):
+            raise self._not_finite(stage, step, samples, whole)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        shown = {"tokens": whole.tokens.sum().item()}
+        if stage.objective == "llm":
+            right = (whole.right * whole.tokens).sum() / whole.tokens.sum()
+            shown |= {"loss": whole.answer.mean().item(), "right": right.item()}
+        if ctc_weight:
+            shown["ctc"] = whole.ctc.mean().item()
         return shown
 
-    def run(self, out: Path) -> None:
-        """Trains what is left of the recipe; state in out/state.safetensors, numbers in out/log.jsonl."""
-        state = out / "state.safetensors"
-        stages = list(self.recipe.stages)
-        names = [stage.name for stage in stages]
+    def _not_finite(self, stage: Stage, step: int, samples: Sequence[Sample], losses: Losses) -> ModelError:
+        path = self.folder / "bad-batch.json"
+        if self.accelerator.is_main_process:
+            found = [
+                {"audio": s.clip.audio, "task": s.task, "answer": answer, "ctc": ctc, "transcript": s.clip.transcript}
+                for s, answer, ctc in zip(samples, losses.answer.tolist(), losses.ctc.tolist(), strict=True)
+            ]
+            report = {"stage": stage.name, "step": step, "samples": found}
+            path.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return ModelError(
+            "loss_not_finite",
+            f"The loss of stage {stage.name}, step {step}, or its gradient is not a number: {path} has the batch.",
+        )
+
+    @torch.no_grad()
+    def validate(self, stage: Stage) -> dict[str, float]:
+        """The loss of each task of a stage on the same held-back clips; tasks that none of them serves are left out."""
+        if self.validation is None:
+            return {}
+        self.model.eval()
+        found: dict[str, list[float]] = {}
+        for task in stage.tasks:
+            asked = replace(stage, name="validation", tasks={task: 1.0}, ctc_weight=0.0)
+            for number in range(VALIDATION_BATCHES):
+                samples = self.validation.samples(asked, number)
+                parts = [
+                    self.losses(self.validation, asked, number, samples, part).answer for part in self.parts(stage)
+                ]
+                losses = self.accelerator.gather(torch.cat(parts)).tolist()
+                found.setdefault(task, []).extend(
+                    loss for sample, loss in zip(samples, losses, strict=True) if sample.task == task
+                )
+        return {task: round(sum(losses) / len(losses), 6) for task, losses in found.items() if losses}
+
+    def run(self) -> None:
+        """Trains what is left of the recipe's stages; where the state is of another stage, all of them."""
+        names = [stage.name for stage in self.recipe.stages]
         first, done = 0, 0
-        if state.exists():
-            name, done = checkpoint.restore(state, self.network, self.optimizer)
-            first = names.index(name)
-        for stage in stages[first:]:
-            self.run_stage(stage, done, out, state)
+        if (at := checkpoint.place(self.folder)) is not None:
+            checkpoint.restore(self.folder, self.accelerator, self.model, self.optimizer)
+            self.balance.state = dict(at.tasks)
+            if at.stage in names:
+                first, done = names.index(at.stage), at.step
+        for stage in self.recipe.stages[first:]:
+            self.run_stage(stage, done)
             done = 0
 
-    def run_stage(self, stage: Stage, done: int, out: Path, state: Path) -> None:
-        self.network.train()
-        window: list[dict[str, float]] = []
-        began = time.monotonic()
-        with (
-            tqdm(total=stage.steps, initial=done, desc=f"stage {stage.name}", disable=None) as bar,
-            (out / "log.jsonl").open("a", encoding="utf-8") as log,
-        ):
+    def run_stage(self, stage: Stage, done: int) -> None:
+        """Trains a stage of which `done` steps are done."""
+        bf16 = self.accelerator.mixed_precision == "bf16"
+        with Progress(self.accelerator, self.folder, self.recipe, stage, done) as progress:
             for step in range(done, stage.steps):
-                window.append(self.step(stage, step))
-                bar.update(1)
-                if (step + 1) % LOG_EVERY == 0:
-                    means = {key: round(sum(shown[key] for shown in window) / len(window), 4) for key in window[0]}
-                    seconds = round(time.monotonic() - began, 1)
-                    log.write(json.dumps({"stage": stage.name, "step": step + 1, "seconds": seconds, **means}) + "\n")
-                    log.flush()
-                    bar.set_postfix(means)
-                    window.clear()
+                progress.show(step + 1, self.step(stage, step))
+                every = self.recipe.validate_every
+                if stage.objective == "llm" and every and (step + 1) % every == 0:
+                    heard = self.validate(stage)
+                    self.balance.hear(heard)
+                    progress.note(step + 1, {"validation": heard, "loss_weights": self.balance.weights(stage)})
                 if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
-                    checkpoint.save(state, self.network, self.optimizer, stage.name, step + 1)
+                    at = checkpoint.Place(stage.name, step + 1, bf16, self.balance.state)
+                    checkpoint.save(self.folder, self.accelerator, self.model, self.optimizer, at)

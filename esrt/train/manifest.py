@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
+
+SPOKEN_ON_THE_FLY = "synth:"  # an `audio` that begins so is no file but a recipe for `sources.synth.load`
 
 
 @dataclass(frozen=True)
@@ -24,46 +28,121 @@ class Row:
     s2tt: str
 
 
+_FIELDS = tuple(field.name for field in fields(Row))
+
+
 def held_out(key: str) -> bool:
     """True for the fifth of all prompts and scenes (by hash of the name) that training never sees."""
     return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
 
 
-def read_manifest(path: Path) -> list[Row]:
-    """Reads and checks a manifest; `audio` becomes an absolute path.
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line that is not blank.
 
-    Raises UsageError with the line number of the first bad row.
+    Raises UsageError: manifest_not_readable, or manifest_bad_row with the number of the first line that is no object.
     """
-    rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): U+2028 and its like are line ends to Python, and letters to JSON.
+        lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("manifest_not_readable", f"Cannot read the manifest {path}: {error}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError("manifest_not_readable", f"Cannot read {path}: {reason}.") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-            row = Row(**{name: fields[name] for name in Row.__dataclass_fields__})
-            if row.src not in LANGUAGES or row.tgt not in ("", *LANGUAGES):
-                raise ValueError(f"unknown language in {row.src!r} -> {row.tgt!r}")
-            if not all(isinstance(value, str) for value in asdict(row).values()):
-                raise ValueError("every field is a string")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError("manifest_bad_row", f"{path}, line {number}: {error}. See docs/training.md.") from error
-        rows.append(Row(**{**asdict(row), "audio": str((path.parent / row.audio).resolve())}))
-    if not rows:
-        raise UsageError("manifest_empty", f"The manifest {path} has no rows.")
+            entry = json.loads(line)
+        except ValueError as error:
+            raise bad_row(path, number, f"this is not JSON ({error})") from error
+        if not isinstance(entry, dict):
+            raise bad_row(path, number, "one JSON object a line is expected")
+        yield number, entry
+
+
+def bad_row(path: Path, number: int, reason: str) -> UsageError:
+    """The error for line `number` of a JSONL file."""
+    return UsageError("manifest_bad_row", f"{path}, line {number}: {reason}. docs/data.md shows how a line looks.")
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Reads and checks a manifest; `audio` becomes an absolute path.
+
+    Raises UsageError: manifest_not_readable, manifest_empty, or manifest_bad_row with the line of the first bad row.
+    """
+    return [row for _, row in _rows(path)]
+
+
+def check(path: Path) -> list[Row]:
+    """As `read_manifest`, and every sound file must be there: manifest_no_audio has the line of the first that is not.
+
+    Apart from `read_manifest`, because features that are cached need no sound files any more.
+    """
+    rows, there = [], set()
+    for number, row in _rows(path):
+        if row.audio not in there:
+            if not row.audio.startswith(SPOKEN_ON_THE_FLY) and not Path(row.audio).is_file():
+                raise UsageError("manifest_no_audio", f"{path}, line {number}: there is no file {row.audio}.")
+            there.add(row.audio)
+        rows.append(row)
     return rows
 
 
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    folder = path.parent.resolve()
+    absolute: dict[str, str] = {}  # a clip has up to a hundred rows, and finding where its path leads takes a while
+    for number, entry in json_lines(path):
+        reason = _wrong(entry)
+        if reason:
+            raise bad_row(path, number, reason)
+        audio = entry["audio"]
+        if audio not in absolute:
+            absolute[audio] = audio if audio.startswith(SPOKEN_ON_THE_FLY) else str((folder / audio).resolve())
+        yield number, Row(**{name: entry[name] for name in _FIELDS} | {"audio": absolute[audio]})
+    if not absolute:
+        raise UsageError("manifest_empty", f"The manifest {path} has no rows.")
+
+
+def _wrong(entry: dict[str, Any]) -> str:
+    """What is wrong with a row, in words; "" where nothing is. Fields beyond ours are let through."""
+    for name in _FIELDS:
+        if name not in entry:
+            return f"the field {name!r} is missing"
+        if not isinstance(entry[name], str):
+            return f"the field {name!r} is not a string"
+        if "\0" in entry[name]:
+            return f"the field {name!r} has a NUL character"
+    for name in ("id", "audio"):
+        if not entry[name]:
+            return f"the field {name!r} is empty"
+    for name in ("src", "tgt"):
+        if entry[name] not in LANGUAGES and (name == "src" or entry[name]):
+            return f"{entry[name]!r} in {name!r} is no language of `esrt languages`"
+    if bool(entry["tgt"]) != bool(entry["s2tt"]):
+        return "'tgt' and 's2tt' go together: both, or none of the two"
+    return ""
+
+
 def write_manifest(path: Path, rows: Iterable[Row]) -> int:
-    """Writes rows beside, then renames; returns how many."""
-    count = 0
-    beside = path.with_suffix(".part")
-    with beside.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-            count += 1
-    beside.replace(path)
+    """Writes rows beside, then renames; returns how many. Sound files below the manifest's folder are named from there.
+
+    Raises UsageError no_rows where there are none; that, or whatever `rows` raises, leaves no file.
+    """
+    waiting = iter(rows)
+    first = next(waiting, None)
+    if first is None:
+        raise UsageError("no_rows", f"No clip fits what was asked for, so {path} was not written.")
+    folder, count = path.parent.resolve(), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            for row in chain([first], waiting):
+                audio = Path(row.audio)
+                if audio.is_relative_to(folder):
+                    row = replace(row, audio=audio.relative_to(folder).as_posix())
+                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+                count += 1
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     return count

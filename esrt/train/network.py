@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,33 +12,34 @@ from transformers import PreTrainedModel
 from esrt.config import ModelConfig
 from esrt.model.projector import build_projector
 from esrt.model.qformer import QFormer
-from esrt.train.examples import Example
+from esrt.train.batches import Answers, Batch, Targets, Vocabularies
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@dataclass(frozen=True)
-class Vocabularies:
-    """Token ids that occur in the training texts: a softmax over these alone is several times faster and no worse.
+class Losses(NamedTuple):
+    """Of each sample, float32 [b]: its answer's loss a token, the share of its tokens right, how many they are; CTC."""
 
-    `whisper` and `llm` are sorted; `tags` are the ids of the 102 language tags in the LLM's vocabulary.
-    """
-
-    whisper: Tensor
-    llm: Tensor
-    tags: Tensor
+    answer: Tensor
+    right: Tensor
+    tokens: Tensor
+    ctc: Tensor
 
 
 class WhisperCTC(nn.Module):
-    """Rows [b, q, width] -> CTC logits [b, q, 1 + n] over Whisper's tokens; class 0 is the blank."""
+    """Rows [b, q, width] -> CTC logits [b, q, 1 + n] over Whisper's tokens; class 0 is the blank.
 
-    def __init__(self, embedding: Tensor) -> None:
+    The head starts as Whisper's own embedding [n, width], or at random where an adapter has another width.
+    """
+
+    def __init__(self, embedding: Tensor, width: int) -> None:
         super().__init__()
-        self.head = nn.Linear(embedding.shape[1], embedding.shape[0] + 1)
-        with torch.no_grad():
-            self.head.weight[0] = 0
-            self.head.weight[1:] = embedding
-            self.head.bias.zero_()
+        self.head = nn.Linear(width, embedding.shape[0] + 1)
+        if embedding.shape[1] == width:
+            with torch.no_grad():
+                self.head.weight[0] = 0
+                self.head.weight[1:] = embedding
+                self.head.bias.zero_()
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.head(rows)
@@ -51,73 +51,105 @@ class TiedCTC(nn.Module):
     So audio rows become rows the LLM can read. The blank is learned and starts with a bias of 2.
     """
 
-    def __init__(self, embedding: Tensor) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.embedding: Tensor
-        self.register_buffer("embedding", embedding, persistent=False)
-        self.blank = nn.Parameter(torch.zeros(1, embedding.shape[1]))
+        self.blank = nn.Parameter(torch.zeros(1, width))
         self.bias = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, rows: Tensor, classes: Tensor) -> Tensor:
-        """Logits [b, q, 1 + len(classes)] over the blank and `classes`, numbers of rows of the embedding."""
-        words = rows @ self.embedding[classes].T / rows.shape[-1] ** 0.5
-        return torch.cat([rows @ self.blank.T + self.bias, words], dim=-1)
+    def forward(self, rows: Tensor, words: Tensor) -> Tensor:
+        """Logits [b, q, 1 + n] over the blank and `words` [n, llm], rows as the LLM sees them."""
+        return torch.cat([rows @ self.blank.T + self.bias, rows @ words.T / rows.shape[-1] ** 0.5], dim=-1)
 
 
-def ctc_loss(logits: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """Mean CTC loss a target token. `targets` are class numbers (0 is the blank); those that cannot fit count zero."""
-    lengths = torch.tensor([len(target) for target in targets])
+def ctc_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """CTC loss a target token, of each clip [b]; a target that cannot fit counts zero."""
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
-    inputs = torch.full((logits.shape[0],), logits.shape[1])
+    inputs = torch.full_like(targets.lengths, logits.shape[1])
     losses = nn.functional.ctc_loss(
-        log_probabilities, torch.cat(list(targets)), inputs, lengths, reduction="none", zero_infinity=True
+        log_probabilities, targets.tokens, inputs, targets.lengths, reduction="none", zero_infinity=True
     )
-    return (losses / lengths.clamp(min=1)).mean()
+    return losses / targets.lengths.clamp(min=1)
 
 
 class Network(nn.Module):
-    """The trainable whole. Frozen parts (the LLM's own weights, its embedding) are held but not saved."""
+    """The trainable whole. Frozen parts (the LLM's own weights, its embedding) are held but not saved.
+
+    `whisper_embedding` [n, w] has a row for each of `vocabularies.whisper`.
+    """
 
     embedding: Tensor
+    vocabulary: Tensor
+    tag_of: Tensor
+    class_of: Tensor
 
     def __init__(
         self, config: ModelConfig, llm: PreTrainedModel, vocabularies: Vocabularies, whisper_embedding: Tensor,
-        rank: int, alpha: int, dropout: float,
+        rank: int, alpha: int, dropout: float, checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.vocabularies = vocabularies
         self.adapter = QFormer(config.adapter, config.encoder.width)
         self.projector = build_projector(config)
-        table = llm.get_input_embeddings().weight.detach().float()
+        table = llm.get_input_embeddings().weight.detach()
+        # The one copy of the table: the LLM is given rows, and its logits are taken here.
+        llm.set_input_embeddings(nn.Embedding(0, table.shape[1]))
+        llm.lm_head = nn.Identity()
         self.register_buffer("embedding", table, persistent=False)
         self.scale = table.shape[1] ** 0.5
-        self.tags = nn.Parameter(table[vocabularies.tags].clone())
-        # Tag id -> its row of `tags`; -1 for every other token.
-        self.tag_of = torch.full((table.shape[0],), -1)
-        self.tag_of[vocabularies.tags] = torch.arange(len(vocabularies.tags))
-        # LLM id -> its class in the restricted softmax.
-        self.class_of = torch.full((table.shape[0],), -1)
-        self.class_of[vocabularies.llm] = torch.arange(len(vocabularies.llm))
-        self.whisper_ctc = WhisperCTC(whisper_embedding[vocabularies.whisper])
-        self.tied_ctc = TiedCTC(table[vocabularies.llm] * self.scale)
+        self.tags = nn.Parameter(table[vocabularies.tags].float())
+        self.register_buffer("vocabulary", vocabularies.llm, persistent=False)
+        # Tag id -> its row of `tags`; LLM id -> its class in the restricted softmax; -1 for every other token.
+        self.register_buffer("tag_of", _places(vocabularies.tags, len(table)), persistent=False)
+        self.register_buffer("class_of", _places(vocabularies.llm, len(table)), persistent=False)
+        self.whisper_ctc = WhisperCTC(whisper_embedding, config.adapter.width)
+        self.tied_ctc = TiedCTC(table.shape[1])
         lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")
         self.llm = get_peft_model(llm, lora)
+        if checkpointing:
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Everything that may change, by the rate it follows."""
+        lora = [parameter for name, parameter in self.llm.named_parameters() if "lora_" in name]
+        projector = [*self.projector.parameters(), *self.tied_ctc.parameters(), self.tags]
+        return {
+            "adapter": [*self.adapter.parameters(), *self.whisper_ctc.parameters()],
+            "projector": projector,
+            "lora": lora,
+        }
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> rows [..., llm.width] as the LLM sees them (times sqrt(width)), tags from `tags`."""
-        rows = nn.functional.embedding(ids, self.embedding)
-        place = self.tag_of[ids]
-        return torch.where((place >= 0)[..., None], self.tags[place.clamp(min=0)], rows) * self.scale
+        return self._rows(ids) * self.scale
 
-    def _layout(self, queries: int, examples: Sequence[Example]) -> dict[str, object]:
+    def _rows(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> rows [..., llm.width] of the table, tags from `tags`."""
+        place = self.tag_of[ids]
+        rows = nn.functional.embedding(ids, self.embedding)
+        return torch.where((place >= 0)[..., None], self.tags[place.clamp(min=0)], rows)
+
+    def forward(self, objective: str, batch: Batch) -> Losses:
+        """What a stage of `objective` asks of a batch; a loss that it does not ask for is zero."""
+        rows = self.adapter(batch.frames, batch.lengths)
+        none = torch.zeros(len(rows), device=rows.device)
+        if objective == "ctc-whisper":
+            assert batch.targets is not None
+            return Losses(none, none, batch.targets.lengths.float(), ctc_loss(self.whisper_ctc(rows), batch.targets))
+        audio = self.projector(rows)
+        ctc = none
+        if batch.targets is not None:
+            words = nn.functional.embedding(batch.targets.classes, self.embedding) * self.scale
+            ctc = ctc_loss(self.tied_ctc(audio, words), batch.targets)
+        if batch.answers is None:
+            assert batch.targets is not None
+            return Losses(none, none, batch.targets.lengths.float(), ctc)
+        return Losses(*self.answer_loss(audio, batch.answers), ctc)
+
+    def _layout(self, queries: int, answers: Answers) -> dict[str, object]:
         """Positions and attention masks of audio rows, trunks and branches, padded to the longest."""
-        branch = nn.utils.rnn.pad_sequence(
-            [torch.tensor((0,) * queries + e.branch) for e in examples], batch_first=True, padding_value=-1
-        )
-        positions = nn.utils.rnn.pad_sequence(
-            [torch.tensor((*range(queries), *(queries + p for p in e.positions))) for e in examples], batch_first=True
-        )
-        order = torch.arange(branch.shape[1])
+        order = torch.arange(queries + answers.ids.shape[1], device=answers.ids.device)
+        branch = nn.functional.pad(answers.branch, (queries, 0))
+        heard = order[:queries].expand(len(branch), -1)
+        positions = torch.cat([heard, queries + answers.positions], dim=1)
         of_row, of_column = branch[:, :, None], branch[:, None, :]
         sees = (order[:, None] >= order) & ((of_column == 0) | (of_column == of_row))
         distance = positions[:, :, None] - positions[:, None, :]
@@ -126,27 +158,32 @@ class Network(nn.Module):
         masks = {"full_attention": sees[:, None], "sliding_attention": near[:, None]}
         return {"attention_mask": masks, "position_ids": positions}
 
-    def answer_loss(self, audio: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Audio rows [b, q, llm] and their examples -> (loss of each example [b], share of tokens right).
+    def answer_loss(self, audio: Tensor, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio rows [b, q, llm] and what follows them -> loss of each example, share right, tokens; all [b].
 
         The logits are taken only where the loss looks, over the tokens that occur.
         """
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(e.ids) for e in examples], batch_first=True)
-        learned = nn.utils.rnn.pad_sequence([torch.tensor(e.learned) for e in examples], batch_first=True)
+        ids, learned, queries = answers.ids, answers.learned, audio.shape[1]
         hidden = self.llm.base_model.model.model(
             inputs_embeds=torch.cat([audio, self.embed(ids)], dim=1),
             use_cache=False,
-            **self._layout(audio.shape[1], examples),
+            **self._layout(queries, answers),
         ).last_hidden_state
         # The row before a token predicts it.
-        predicting = hidden[:, audio.shape[1] - 1 : -1][learned]
-        table = self.embedding[self.vocabularies.llm]
-        place = self.tag_of[self.vocabularies.llm]
-        table = torch.where((place >= 0)[:, None], self.tags[place.clamp(min=0)], table)
-        logits = (predicting @ table.T).float()
+        predicting = hidden[:, queries - 1 : -1][learned]
+        logits = (predicting @ self._rows(self.vocabulary).T).float()
         wanted = self.class_of[ids[learned]]
         losses = nn.functional.cross_entropy(logits, wanted, reduction="none")
-        owner = torch.arange(len(examples))[:, None].expand_as(ids)[learned]
-        sums = torch.zeros(len(examples)).index_add(0, owner, losses)
-        counts = torch.zeros(len(examples)).index_add(0, owner, torch.ones_like(losses))
-        return sums / counts.clamp(min=1), (logits.argmax(-1) == wanted).float().mean()
+        right = (logits.argmax(-1) == wanted).float()
+        owner = learned.nonzero()[:, 0]
+        sums = torch.zeros(2, len(ids), device=ids.device).index_add(1, owner, torch.stack([losses, right]))
+        tokens = learned.sum(1)
+        answer, share = sums / tokens.clamp(min=1)
+        return answer, share, tokens.float()
+
+
+def _places(ids: Tensor, size: int) -> Tensor:
+    """[size] with 0, 1, ... at `ids` and -1 elsewhere."""
+    places = torch.full((size,), -1)
+    places[ids] = torch.arange(len(ids))
+    return places

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from esrt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,10 @@ class Stage:
 
     `objective`: `ctc-whisper` (CTC on the adapter over Whisper's tokens), `ctc-llm` (CTC on the projector over the
     LLM's own tokens, tied to its embedding), `llm` (the LLM's loss on answers, plus `ctc_weight` times the former).
-    `tasks` weighs the tasks a sample is drawn from (ESRT paper, Table II). Rates are peak rates of AdamW.
+    `batch` counts clips of one step, over all processes. Rates are peak rates of AdamW; `lora_rate` 0 keeps the LLM
+    frozen, LoRA included. `tasks` are the shares in which samples are drawn (ESRT paper, Table II), `loss_weights` what
+    a task's loss counts beside the others' (1 where nothing is said), `weights` the manifests of this stage where they
+    are not the recipe's.
     """
 
     name: str
@@ -26,22 +31,42 @@ class Stage:
     ctc_weight: float = 0.0
     tasks: Mapping[str, float] = field(default_factory=lambda: {"asr": 1.0})
     warmup: int = 100
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages one after the other. `weights` says how often a manifest is drawn from, by its file's stem."""
+    """Stages one after the other. `weights` says how often a manifest is drawn from, by its file's stem.
+
+    Languages of a manifest, and targets of a language, are drawn with weight rows^(1 / temperature), times the weight
+    in `tiers` of the language's tier (high, medium or low; 1 where nothing is said).
+    """
 
     name: str
     model: str
     stages: tuple[Stage, ...]
     weights: Mapping[str, float]
+    start: str | None = None  # name or folder of a model whose weights are the first; None: from the base weights
     seed: int = 0
+    temperature: float = 5.0
+    tiers: Mapping[str, float] = field(default_factory=dict)
+    cap: int = 50_000  # rows of one (src, tgt) in a manifest
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     unnamed: float = 0.7  # share of samples whose prompt does not name the source
-    bf16: bool = True  # autocast: 1.5 times faster than float32 where the processor has bfloat16 products
+    validate_every: int = 0  # steps between looks at held-back clips, which move the tasks' loss weights; 0: never
+    accumulate: int = 1  # parts a process computes its share of a batch in, one after the other
+    checkpointing: bool = False  # compute the LLM's activations twice rather than keep them
+    bf16: bool | None = None  # autocast; None: where a short measurement finds it faster
+
+
+TABLE_II: dict[str, Mapping[str, float]] = {
+    "I": {"asr": 1.0},
+    "II": {"asr": 0.2, "smt": 0.4, "srt": 0.4},
+    "III": {"asr": 0.2, "srt": 0.8},
+}
 
 
 def esrt_270m() -> Recipe:
@@ -50,14 +75,97 @@ def esrt_270m() -> Recipe:
         name="esrt-270m",
         model="ESRT-270M",
         weights={"human": 0.5, "synth": 0.5},
+        # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
+        lora_dropout=0.0,
+        # LoRA in every stage with the LLM, not in III alone: this LLM has never seen a task, and must first learn to
+        # read audio rows. The paper's has been trained to translate.
         stages=(
             Stage("0a", "ctc-whisper", steps=800, batch=16, adapter_rate=5e-4, warmup=100),
             Stage("0b", "ctc-llm", steps=400, batch=16, adapter_rate=2e-4, projector_rate=1e-3, warmup=50),
-            Stage("I", "llm", 180, 8, 1e-4, 2e-4, 5e-4, ctc_weight=0.3, warmup=30),
-            Stage("II", "llm", 100, 8, 1e-4, 2e-4, 5e-4, 0.3, {"asr": 0.2, "smt": 0.4, "srt": 0.4}, warmup=1),
-            Stage("III", "llm", 240, 8, 1e-4, 2e-4, 5e-4, 0.3, {"asr": 0.2, "srt": 0.8}, warmup=1),
+            Stage("I", "llm", 180, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["I"], warmup=30),
+            Stage("II", "llm", 100, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["II"], warmup=1),
+            Stage("III", "llm", 240, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["III"], warmup=1),
         ),
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"esrt-270m": esrt_270m}
+def _paper(name: str, model: str, accumulate: int, checkpointing: bool) -> Recipe:
+    """The paper's curriculum: one rate of 1e-4, warm-up 1,000, LoRA in stage III only.
+
+    Stage 0, the steps and the batch are ours; the paper does not give them.
+    """
+    rate, speech = 1e-4, {"commonvoice": 1.0}
+    return Recipe(
+        name=name,
+        model=model,
+        weights={"commonvoice": 0.5, "fleurs": 0.5},
+        unnamed=0.5,
+        validate_every=500,
+        accumulate=accumulate,
+        checkpointing=checkpointing,
+        stages=(
+            Stage("0a", "ctc-whisper", 10_000, 64, 5e-4, warmup=1000, weights=speech),
+            Stage("0b", "ctc-llm", 5_000, 64, 2e-4, 1e-3, warmup=1000, weights=speech),
+            Stage("I", "llm", 20_000, 64, rate, rate, tasks=TABLE_II["I"], warmup=1000, weights=speech),
+            Stage("II", "llm", 20_000, 64, rate, rate, tasks=TABLE_II["II"], warmup=1000, weights={"fleurs": 1.0}),
+            Stage("III", "llm", 20_000, 64, rate, rate, rate, 0.0, TABLE_II["III"], 1000, weights={"fleurs": 1.0}),
+        ),
+    )
+
+
+def esrt_1b() -> Recipe:
+    """ESRT-1B on one GPU."""
+    return _paper("esrt-1b", "ESRT-1B", accumulate=2, checkpointing=False)
+
+
+def esrt_4b() -> Recipe:
+    """ESRT-4B on one GPU of 80 GB, or on several."""
+    return _paper("esrt-4b", "ESRT-4B", accumulate=4, checkpointing=True)
+
+
+def esrt_12b() -> Recipe:
+    """ESRT-12B with LoRA, on GPUs of 80 GB."""
+    return _paper("esrt-12b", "ESRT-12B", accumulate=8, checkpointing=True)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "esrt-270m": esrt_270m,
+    "esrt-1b": esrt_1b,
+    "esrt-4b": esrt_4b,
+    "esrt-12b": esrt_12b,
+}
+
+
+def get(name: str, stage: str | None = None) -> Recipe:
+    """Recipe `name`, or one stage of it (`0` is 0a and 0b). Raises UsageError unknown_recipe and unknown_stage."""
+    if name not in RECIPES:
+        raise UsageError("unknown_recipe", f"There is no recipe {name!r}; there is {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]()
+    if stage is None:
+        return recipe
+    stages = tuple(each for each in recipe.stages if stage in (each.name, each.name.rstrip("ab")))
+    if not stages:
+        names = ", ".join(each.name for each in recipe.stages)
+        raise UsageError(
+            "unknown_stage", f"Recipe {name} has no stage {stage!r}; it has {names} (and 0 for 0a and 0b)."
+        )
+    return replace(recipe, stages=stages)
+
+
+def table() -> str:
+    """All recipes and their stages, one a line."""
+    row = "{:<10} {:<6} {:<12} {:>7} {:>6} {:<30} {}"
+    lines = [row.format("RECIPE", "STAGE", "OBJECTIVE", "STEPS", "BATCH", "TASKS", "RATES: adapter/projector/LoRA")]
+    for make in RECIPES.values():
+        recipe = make()
+        for stage in recipe.stages:
+            tasks = " ".join(f"{task}={share:g}" for task, share in stage.tasks.items())
+            if stage.objective != "llm":
+                tasks = "ctc"
+            elif stage.ctc_weight:
+                tasks += f" ctc=+{stage.ctc_weight:g}"
+            llm = f"{stage.lora_rate:g}" if stage.lora_rate else "frozen"
+            rates = f"{stage.adapter_rate:g} / {stage.projector_rate:g} / {llm}"
+            cells = (recipe.name, stage.name, stage.objective, stage.steps, stage.batch, tasks, rates)
+            lines.append(row.format(*cells).rstrip())
+    return "\n".join(lines)

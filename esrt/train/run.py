@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esrt.errors import UsageError
 from esrt.train import finish, setup
-from esrt.train.recipes import RECIPES
+from esrt.train.recipes import Recipe
 
 
-def run(name: str, data: Path, folder: Path) -> Path:
-    """Trains recipe `name` on the manifests in `data`, state and log in `folder`; a run that was stopped goes on.
+def run(recipe: Recipe, data: Path, folder: Path) -> None:
+    """Trains a recipe on the manifests in `data`, state and log in `folder`; a run that was stopped goes on.
 
-    Returns the model folder, `folder`/model. Raises UsageError (unknown_recipe, manifest_...) and ModelError.
+    The main process prints the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible) and
+    ModelError.
     """
-    if name not in RECIPES:
-        raise UsageError("unknown_recipe", f"There is no recipe {name!r}; there is {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]()
     folder.mkdir(parents=True, exist_ok=True)
     trainer = setup.build(recipe, data, folder)
-    trainer.run(folder)
+    trainer.accelerator.init_trackers(recipe.name)
+    trainer.run()
     model = folder / "model"
     finish.save_delta(trainer, model, finish.card(recipe))
-    return model
+    trainer.accelerator.print(model)
+    trainer.accelerator.end_training()

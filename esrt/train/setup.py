@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as RawTokenizer
 from torch import Tensor
 
 from esrt import hub
 from esrt.config import PRESETS, ModelConfig
+from esrt.errors import ModelError
+from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
+from esrt.train import checkpoint, parallel
+from esrt.train.batches import Batches, Vocabularies
 from esrt.train.examples import Tokenizer, plain, token_ids
 from esrt.train.features import Features
 from esrt.train.loop import Trainer
 from esrt.train.manifest import Row, read_manifest
-from esrt.train.network import Network, Vocabularies
+from esrt.train.network import Network
 from esrt.train.recipes import Recipe
-from esrt.train.sampler import Sampler, clips
+from esrt.train.sampler import Clip, Sampler, capped, clips
+from esrt.train.tasks import held_back
 
 
 class WhisperTokenizer:
@@ -39,57 +46,124 @@ class WhisperTokenizer:
 
 
 def read_whisper(config: ModelConfig) -> tuple[dict[str, Tensor], WhisperTokenizer]:
-    """The base Whisper's weights as float32 (transformers' names), and its tokenizer."""
+    """The base Whisper's weights as they are stored (transformers' names), and its tokenizer."""
     folder = hub.base(config.encoder.weights)
-    state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-    return state, WhisperTokenizer(folder / "tokenizer.json")
+    return load_file(folder / "model.safetensors"), WhisperTokenizer(folder / "tokenizer.json")
 
 
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it, as float32."""
+    return {name.removeprefix(prefix): tensor.float() for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def vocabularies(
-    path: Path, rows: Sequence[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int]
+    path: Path, rows: Iterable[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int]
 ) -> tuple[list[int], list[int]]:
     """Sorted ids of the Whisper and LLM tokens in the texts (and `special`), kept in `path` for a resumed run."""
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         return found["whisper"], found["llm"]
-    spoken, written = {row.asr for row in rows}, {row.s2tt for row in rows}
+    texts = {(row.asr, row.s2tt) for row in rows}
+    spoken, written = {asr for asr, _ in texts}, {s2tt for _, s2tt in texts}
     by_whisper = sorted({token for text in spoken for token in token_ids(whisper, plain(text))})
     by_llm = sorted({token for text in spoken | written for token in token_ids(tokenizer, text)} | set(special))
     path.write_text(json.dumps({"whisper": by_whisper, "llm": by_llm}), encoding="utf-8")
     return by_whisper, by_llm
 
 
-def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
-    """A trainer for the manifests `data`/<name>.jsonl of the recipe; encodes what is not in `data`/features yet."""
-    config = PRESETS[recipe.model]
-    rows = {name: read_manifest(data / f"{name}.jsonl") for name in recipe.weights}
-    every = [row for found in rows.values() for row in found]
-    whisper, whisper_tokenizer = read_whisper(config)
-    encoder = WhisperEncoder(config.encoder)
-    encoder.load_state_dict(part(whisper, "encoder."))
-    features = Features(data / "features", config.encoder.width)
-    features.fill((row.audio for row in every), config, encoder)
-    lengths = {audio: frames for audio, (_, frames) in features.index.items()}
+def cached_frames(
+    folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
+) -> Features:
+    """The cache of frames in `folder`, with all of `audios` in it."""
+    features = Features(folder, config.encoder.width)
+    if any(audio not in features.index for audio in audios):
+        encoder = WhisperEncoder(config.encoder)
+        encoder.load_state_dict(part(whisper, "encoder."))
+        features.fill(audios, config, encoder.to(device))
+    return features
 
+
+def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], dict[str, list[Clip]]]:
+    """What is trained on, and what is held back for validation: of each manifest one clip at least."""
+    back = {name: [clip for clip in found if held_back(clip)] or list(found[:1]) for name, found in sets.items()}
+    taken = {name: {clip.audio for clip in found} for name, found in back.items()}
+    return {name: [clip for clip in found if clip.audio not in taken[name]] for name, found in sets.items()}, back
+
+
+@torch.no_grad()
+def warm_start(network: Network, name: str) -> None:
+    """Gives the network the adapter, projector, tags and LoRA of a model, a folder or a name. Raises ModelError."""
+    folder = Path(name) if Path(name).is_dir() else hub.resolve(name)
+    delta = folders.load_delta(folder)
+    try:
+        network.adapter.load_state_dict(delta.adapter)
+        network.projector.load_state_dict(delta.projector)
+        network.tags.copy_(delta.tags)
+        lora = folder / "llm_delta" / "adapter_model.safetensors"
+        if lora.is_file():
+            state = folders.read_state(lora)
+            if found := set_peft_model_state_dict(network.llm, state).unexpected_keys:
+                raise RuntimeError(f"no place for {found[0]}")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError("model_mismatch", f"{name} is no start for this recipe's model: {reason}.") from error
+
+
+def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
+    """A trainer for the manifests `data`/<name>.jsonl of the recipe; encodes what is not in `data`/features yet.
+
+    Weights come from `recipe.start` or the base models; those of a run that is under way, from its state, later.
+    """
+    at = checkpoint.place(run)
+    accelerator = parallel.start(recipe, run, None if at is None else at.bf16)
+    config = PRESETS[recipe.model]
+    names = {name for stage in recipe.stages for name in stage.weights or recipe.weights}
+    rows = {name: capped(read_manifest(data / f"{name}.jsonl"), recipe.cap, recipe.seed) for name in sorted(names)}
+    whisper, whisper_tokenizer = read_whisper(config)
     llm_folder = hub.base(config.llm.weights)
     tokenizer = load_tokenizer(llm_folder)
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
-    by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [*tags, end])
-    decoder = part(whisper, "decoder.")
-    network = Network(
-        config, load_language_model(llm_folder),
-        Vocabularies(torch.tensor(by_whisper), torch.tensor(by_llm), torch.tensor(tags)),
-        decoder["embed_tokens.weight"], recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout,
-    )  # fmt: skip
-    start_from_decoder(network.adapter, decoder, whisper_tokenizer.convert_tokens_to_ids("<|startoftranscript|>"))
+    every = [row for found in rows.values() for row in found]
+    # The main process writes what all of them read.
+    with accelerator.main_process_first():
+        device = accelerator.device
+        features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
+        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [*tags, end])
+    known = Vocabularies(torch.tensor(by_whisper), torch.tensor(by_llm), torch.tensor(tags))
+    lengths = {audio: frames for audio, (_, frames) in features.index.items()}
     sets = {
         name: [clip for clip in clips(found, lengths) if len(plain(clip.transcript)) > 1]
         for name, found in rows.items()
     }
-    sampler = Sampler(sets, recipe.weights, recipe.seed)
-    return Trainer(recipe, network, features, sampler, tokenizer, whisper_tokenizer, end)
+    back = None
+    if recipe.validate_every:
+        sets, back = split(sets)
+
+    def batches(members: Mapping[str, Sequence[Clip]]) -> Batches:
+        weights = {name: recipe.weights.get(name, 1.0) for name in members}
+        sampler = Sampler(members, weights, recipe.seed, recipe.temperature, recipe.tiers)
+        return Batches(recipe, sampler, features, tokenizer, whisper_tokenizer, known, end)
+
+    torch.manual_seed(recipe.seed)
+    network = new_network(recipe, known, whisper, whisper_tokenizer, llm_folder, accelerator)
+    if recipe.start and at is None:
+        warm_start(network, recipe.start)
+    return Trainer(recipe, network, batches(sets), accelerator, run, batches(back) if back else None)
+
+
+def new_network(
+    recipe: Recipe, known: Vocabularies, whisper: Mapping[str, Tensor], whisper_tokenizer: Tokenizer, llm: Path,
+    accelerator: Accelerator,
+) -> Network:  # fmt: skip
+    """The network as the base weights make it. Under autocast the LLM is kept in bfloat16, as it was published."""
+    config = PRESETS[recipe.model]
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    decoder = part(whisper, "decoder.")
+    network = Network(
+        config, load_language_model(llm, dtype), known, decoder["embed_tokens.weight"][known.whisper],
+        recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, recipe.checkpointing,
+    )  # fmt: skip
+    if config.adapter.style == "whisper":
+        start = whisper_tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+        start_from_decoder(network.adapter, decoder, start)
+    return network

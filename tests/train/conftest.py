@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from esrt.config import PRESETS, AdapterConfig
+from esrt.config import PRESETS, AdapterConfig, ModelConfig
 from esrt.languages import LANGUAGES
+from esrt.train import parallel
+from esrt.train.batches import Batches, Vocabularies
 from esrt.train.features import Features
 from esrt.train.loop import Trainer
-from esrt.train.network import Network, Vocabularies
+from esrt.train.network import Network
 from esrt.train.recipes import Recipe, Stage
 from esrt.train.sampler import Clip, Sampler
 
 FRAME_WIDTH, LLM_WIDTH, VOCABULARY, FIRST_TAG, END = 12, 16, 200, 90, 1
+
+ADAPTER = AdapterConfig("whisper", 12, 8, 2, 4, 16, 1)
 
 RECIPE = Recipe(
     name="tiny",
@@ -28,9 +34,11 @@ RECIPE = Recipe(
     stages=(
         Stage("0a", "ctc-whisper", 4, 4, 1e-3, warmup=2),
         Stage("0b", "ctc-llm", 4, 4, 1e-3, 1e-3, warmup=2),
-        Stage("III", "llm", 6, 4, 1e-3, 1e-3, 1e-3, 0.3, {"asr": 0.2, "srt": 0.8}, warmup=2),
+        Stage("III", "llm", 12, 4, 1e-3, 1e-3, 1e-3, 0.3, {"asr": 0.2, "srt": 0.8}, warmup=2),
     ),
     lora_rank=2,
+    lora_dropout=0.0,
+    validate_every=2,
     bf16=False,
 )
 
@@ -54,34 +62,56 @@ def tiny_llm() -> Gemma3ForCausalLM:
     return Gemma3ForCausalLM(config)
 
 
-def tiny_network(llm: Gemma3ForCausalLM, dropout: float = 0.05) -> Network:
-    base = PRESETS["ESRT-270M"]
-    config = replace(
-        base,
-        encoder=replace(base.encoder, width=FRAME_WIDTH),
-        adapter=AdapterConfig("whisper", 12, 8, 2, 4, 16, 1),
-        llm=replace(base.llm, width=LLM_WIDTH),
-    )
-    torch.manual_seed(2)
+def vocabularies() -> Vocabularies:
     tags = torch.arange(FIRST_TAG, FIRST_TAG + len(LANGUAGES))
-    vocabularies = Vocabularies(torch.arange(10, 36), torch.arange(VOCABULARY), tags)
-    return Network(config, llm, vocabularies, torch.randn(40, 8), 2, 4, dropout)
+    return Vocabularies(torch.arange(10, 36), torch.arange(VOCABULARY), tags)
+
+
+def tiny_config(adapter: AdapterConfig) -> ModelConfig:
+    base = PRESETS["ESRT-270M"]
+    encoder, llm = replace(base.encoder, width=FRAME_WIDTH), replace(base.llm, width=LLM_WIDTH)
+    return replace(base, encoder=encoder, adapter=adapter, llm=llm)
+
+
+def tiny_network(
+    llm: Gemma3ForCausalLM, dropout: float = 0.05, adapter: AdapterConfig = ADAPTER, checkpointing: bool = False
+) -> Network:
+    torch.manual_seed(2)
+    whisper = torch.randn(26, 8)
+    return Network(tiny_config(adapter), llm, vocabularies(), whisper, 2, 4, dropout, checkpointing)
+
+
+def make_features(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = Features(folder / "features", FRAME_WIDTH)
+    for n in range(30):
+        features.append(f"{n}.wav", rng.standard_normal((20 + n, FRAME_WIDTH)))
+
+
+def tiny_trainer(
+    folder: Path, run: Path, recipe: Recipe = RECIPE, adapter: AdapterConfig = ADAPTER,
+    accelerator: Accelerator | None = None,
+) -> Trainer:  # fmt: skip
+    """A new process' view: the same data (of `make_features`) and the same fresh weights."""
+    members = [Clip(f"{n}.wav", "eng", "abc" + chr(97 + n % 26), (("deu", "xyz"),), 20 + n) for n in range(30)]
+    features = Features(folder / "features", FRAME_WIDTH)
+
+    def batches(clips: list[Clip]) -> Batches:
+        sampler = Sampler({"m": clips}, recipe.weights, recipe.seed)
+        return Batches(recipe, sampler, features, Letters(), Letters(), vocabularies(), END)
+
+    network = tiny_network(tiny_llm(), recipe.lora_dropout, adapter, recipe.checkpointing)
+    return Trainer(
+        recipe, network, batches(members[4:]), accelerator or parallel.start(recipe, run), run, batches(members[:4])
+    )
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[[], Trainer]:
-    """Each call is a new process' view: the same data and the same fresh weights."""
-    rng = np.random.default_rng(0)
-    features = Features(tmp_path / "features", FRAME_WIDTH)
-    for n in range(30):
-        features.append(f"{n}.wav", rng.standard_normal((20 + n, FRAME_WIDTH)))
-    members = [Clip(f"{n}.wav", "eng", "abc" + chr(97 + n % 26), (("deu", "xyz"),), 20 + n) for n in range(30)]
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """Makes trainers of the same data and weights; arguments are fields of the recipe."""
+    make_features(tmp_path)
 
-    def make() -> Trainer:
-        sampler = Sampler({"m": members}, RECIPE.weights, RECIPE.seed)
-        network = tiny_network(tiny_llm())
-        return Trainer(
-            RECIPE, network, Features(tmp_path / "features", FRAME_WIDTH), sampler, Letters(), Letters(), END
-        )
+    def make(run: Path = tmp_path, adapter: AdapterConfig = ADAPTER, **fields: Any) -> Trainer:
+        return tiny_trainer(tmp_path, run, replace(RECIPE, **fields), adapter)
 
     return make

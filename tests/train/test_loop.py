@@ -1,34 +1,30 @@
-"""The loop on a tiny network: it learns, it stops at a NaN, and a killed run goes on to the same numbers."""
+"""The loop on a tiny network: what a step does, what it leaves alone, where it starts and why it stops."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from esrt.errors import ModelError
-from esrt.train import checkpoint, loop
+from esrt.config import AdapterConfig
+from esrt.errors import ModelError, UsageError
+from esrt.model.checkpoint import Delta, save
+from esrt.train.batches import answers
+from esrt.train.checkpoint import Place, place, trained
 from esrt.train.examples import Example
 from esrt.train.features import Features
 from esrt.train.loop import Trainer
-from tests.train.conftest import FRAME_WIDTH, LLM_WIDTH, tiny_llm, tiny_network
+from esrt.train.setup import warm_start
+from tests.train.conftest import ADAPTER, FRAME_WIDTH, LLM_WIDTH, RECIPE, tiny_config, tiny_llm, tiny_network
 
 
-def numbers(run: Path) -> dict[tuple[str, int], float]:
-    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return {(line["stage"], line["step"]): line.get("loss", line["ctc"]) for line in lines}
-
-
-def test_every_stage_lowers_its_loss(make_trainer: Callable[[], Trainer]) -> None:
+def test_every_stage_lowers_its_loss(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
     for stage in trainer.recipe.stages:
         key = "loss" if stage.objective == "llm" else "ctc"
@@ -36,7 +32,7 @@ def test_every_stage_lowers_its_loss(make_trainer: Callable[[], Trainer]) -> Non
         assert sum(shown[-4:]) < sum(shown[:4]), stage.name
 
 
-def test_what_each_stage_moves(make_trainer: Callable[[], Trainer]) -> None:
+def test_what_each_stage_moves(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
     before = {name: value.detach().clone() for name, value in trainer.network.named_parameters()}
     trainer.step(trainer.recipe.stages[0], 1)
@@ -52,64 +48,88 @@ def test_what_each_stage_moves(make_trainer: Callable[[], Trainer]) -> None:
     assert not any(name.startswith("llm") and "lora_" not in name for name in moved_names), "the LLM's own weights stay"
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(
-    make_trainer: Callable[[], Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    make_trainer().run(whole)
-
+def test_a_nan_stops_and_leaves_the_batch(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     trainer = make_trainer()
-    real, calls = trainer.step, iter(range(100))
-
-    def step(*arguments: object) -> dict[str, float]:
-        if next(calls) == 10:
-            raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "step", step)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(parts)
-    resumed = make_trainer()
-    resumed.run(parts)
-    assert numbers(parts) == numbers(whole)
-    final = make_trainer()
-    checkpoint.restore(whole / "state.safetensors", final.network, final.optimizer)
-    for name, value in checkpoint.trained(resumed.network).items():
-        assert torch.equal(value, checkpoint.trained(final.network)[name]), name
-
-
-def test_a_killed_writer_leaves_the_last_checkpoint(make_trainer: Callable[[], Trainer], tmp_path: Path) -> None:
-    """SIGKILL while a process does nothing but save: what it leaves is whole."""
-    script = (
-        "import sys; from pathlib import Path; from esrt.train import checkpoint; import torch\n"
-        "network = torch.nn.Linear(600, 600); optimizer = torch.optim.AdamW(network.parameters())\n"
-        "network(torch.ones(1, 600)).sum().backward(); optimizer.step()\n"
-        "for step in range(10**6):\n"
-        "    checkpoint.save(Path(sys.argv[1]), network, optimizer, 'I', step)\n"
-    )
-    path = tmp_path / "state.safetensors"
-    process = subprocess.Popen([sys.executable, "-c", script, str(path)])
-    while not path.exists():
-        time.sleep(0.05)
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    network = torch.nn.Linear(600, 600)
-    stage, step = checkpoint.restore(path, network, torch.optim.AdamW(network.parameters()))
-    assert stage == "I" and step > 0
-
-
-def test_a_nan_stops_and_names_the_step(make_trainer: Callable[[], Trainer]) -> None:
-    trainer = make_trainer()
+    stage = trainer.recipe.stages[2]
     with torch.no_grad():
-        trainer.network.adapter.queries.fill_(torch.nan)
-    with pytest.raises(ModelError, match="stage 0b, step 3") as caught:
-        trainer.step(trainer.recipe.stages[1], 3)
-    assert caught.value.code == "loss_not_finite"
+        trainer.network.adapter.queries[0, 0] = torch.nan
+    before = trainer.network.tags.detach().clone()
+    with pytest.raises(ModelError, match="stage III, step 3") as caught:
+        trainer.step(stage, 3)
+    assert caught.value.code == "loss_not_finite" and str(tmp_path / "bad-batch.json") in str(caught.value)
+    assert torch.equal(trainer.network.tags, before), "the weights stay"
+    report = json.loads((tmp_path / "bad-batch.json").read_text())
+    clips, _ = trainer.batches.sampler.batch("III", 3, stage.batch)
+    assert (report["stage"], report["step"]) == ("III", 3)
+    assert [sample["audio"] for sample in report["samples"]] == [clip.audio for clip in clips]
+    assert all(math.isnan(sample["answer"]) for sample in report["samples"])
+
+
+def test_a_frozen_llm_keeps_its_lora(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer()
+    frozen = replace(trainer.recipe.stages[2], lora_rate=0.0)
+    before = {name: value.detach().clone() for name, value in trainer.network.llm.named_parameters()}
+    for step in range(2):
+        trainer.step(frozen, step)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.llm.named_parameters())
+    trainer.step(trainer.recipe.stages[2], 2)
+    assert not all(torch.equal(value, before[name]) for name, value in trainer.network.llm.named_parameters())
+
+
+def test_accumulated_and_recomputed_steps_are_the_same_steps(make_trainer: Callable[..., Trainer]) -> None:
+    def shown(**fields: object) -> list[float]:
+        trainer = make_trainer(**fields)
+        return [trainer.step(stage, step)["ctc"] for stage in trainer.recipe.stages for step in range(3)]
+
+    once = shown()
+    assert shown(accumulate=2) == pytest.approx(once, rel=1e-4)
+    assert shown(checkpointing=True) == pytest.approx(once, rel=1e-4)
+    with pytest.raises(UsageError) as caught:
+        shown(accumulate=3)
+    assert caught.value.code == "batch_not_divisible"
+
+
+def test_one_stage_alone_starts_from_the_state(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    first, _, last = RECIPE.stages
+    make_trainer(stages=(first,)).run()
+    trained = make_trainer(stages=(first,)).network.adapter.queries
+    trainer = make_trainer(stages=(last,))
+    trainer.run()
+    assert not torch.equal(trainer.network.adapter.queries, trained)
+    lines = (tmp_path / "log.jsonl").read_text()
+    assert place(tmp_path) == Place("III", last.steps, False, trainer.balance.state)
+    make_trainer(stages=(last,)).run()
+    assert (tmp_path / "log.jsonl").read_text() == lines, "nothing is left to do"
+
+
+def test_a_run_starts_from_a_model(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = make_trainer()
+    for step in range(3):
+        trainer.step(RECIPE.stages[2], step)
+    network, config = trainer.network, tiny_config(ADAPTER)
+    made = Delta(
+        config, network.adapter.state_dict(), network.projector.state_dict(), torch.ones(8), network.tags.detach(), ""
+    )
+    save(tmp_path / "model", made, network.llm)
+    started = tiny_network(tiny_llm())
+    warm_start(started, str(tmp_path / "model"))
+    for name, value in trained(network).items():
+        if "ctc" not in name:
+            assert torch.equal(value, trained(started)[name]), name
+    wider = tiny_network(tiny_llm(), adapter=replace(ADAPTER, queries=13))
+    with pytest.raises(ModelError) as caught:
+        warm_start(wider, str(tmp_path / "model"))
+    assert caught.value.code == "model_mismatch"
+
+
+def test_stage_0_teaches_a_blip2_adapter(make_trainer: Callable[..., Trainer]) -> None:
+    """Its width is not Whisper's, so its CTC head starts afresh."""
+    trainer = make_trainer(
+        adapter=AdapterConfig("blip2", queries=12, width=12, layers=2, heads=4, ffn=16, cross_every=2)
+    )
+    for stage in RECIPE.stages[:2]:
+        shown = [trainer.step(stage, step % stage.steps)["ctc"] for step in range(40)]
+        assert sum(shown[-4:]) < 0.95 * sum(shown[:4]), stage.name
 
 
 def test_the_loss_equals_the_language_models_own() -> None:
@@ -123,7 +143,7 @@ def test_the_loss_equals_the_language_models_own() -> None:
     audio = network.embed(torch.tensor([ids[:1]]))
     made = Example(tuple(ids[1:]), (False, *(True,) * 4), (0,) * 5)
     longer = Example(tuple(range(20, 27)), (False,) + (True,) * 6, (0,) * 7)
-    losses, _ = network.answer_loss(audio.expand(2, -1, -1), [made, longer])
+    losses, *_ = network.answer_loss(audio.expand(2, -1, -1), answers([made, longer]))
     assert torch.allclose(losses[0], expected, atol=1e-5)
 
 
@@ -137,7 +157,7 @@ def test_branches_do_not_see_each_other() -> None:
         ids = sum(branches, trunk)
         learned = (False,) * 3 + tuple(n > 0 for branch in branches for n in range(len(branch)))
         branch = (0,) * 3 + tuple(k for k, branch in enumerate(branches, 1) for _ in branch)
-        (loss,), _ = network.answer_loss(audio, [Example(ids, learned, branch)])
+        (loss,), *_ = network.answer_loss(audio, answers([Example(ids, learned, branch)]))
         whole: torch.Tensor = loss * sum(learned)
         return whole
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import random
+import math
+from collections.abc import Callable
 
 import pytest
+import torch
 
 from esrt.languages import LANGUAGES
 from esrt.train.examples import example, plain
+from esrt.train.loop import Trainer
 from esrt.train.manifest import Row
-from esrt.train.sampler import Clip, Sampler, clips
+from esrt.train.sampler import Clip, Sampler, capped, clips
+from tests.train.conftest import RECIPE
 
 ROWS = [
     Row("a", "a.wav", "eng", "", "Good morning.", ""),
@@ -41,10 +45,52 @@ def test_a_batch_depends_on_its_number_alone() -> None:
     other.batch("I", 0, 8)
     assert one.batch("I", 7, 8)[0] == other.batch("I", 7, 8)[0]
     assert one.batch("I", 7, 8)[0] != one.batch("II", 7, 8)[0]
-    drawn = [clip for step in range(50) for clip in one.batch("I", step, 8)[0]]
-    assert 0.35 < sum(clip.source == "spa" for clip in drawn) / len(drawn) < 0.65, "languages are drawn evenly"
     spread = [max(c.frames for c in b) - min(c.frames for c in b) for b in (one.batch("I", s, 8)[0] for s in range(50))]
     assert sum(spread) / len(spread) < 60, "clips of a batch are of like length"
+
+
+def test_other_manifests_for_one_stage() -> None:
+    sets = {name: [Clip(f"{name}.wav", "eng", "x", (), 9)] for name in ("a", "b")}
+    sampler = Sampler(sets, {"a": 1.0}, seed=0)
+    assert sampler.batch("I", 0, 2)[0][0].audio == "a.wav"
+    assert sampler.batch("I", 0, 2, {"b": 1.0})[0][0].audio == "b.wav"
+
+
+@pytest.mark.parametrize(
+    ("temperature", "tiers", "expected"),
+    [(1.0, {}, 0.1), (2.0, {}, 0.25), (math.inf, {}, 0.5), (math.inf, {"low": 3.0}, 0.75)],
+)
+def test_temperature_and_tiers(temperature: float, tiers: dict[str, float], expected: float) -> None:
+    """900 clips of English into German, 100 of Bulgarian, a language of the low tier, into Greek and Danish."""
+    many = [Clip(f"{n}.wav", "eng", "x", (("deu", "y"),), n + 1) for n in range(900)]
+    few = [("ell", "y"), ("dan", "y")]
+    many += [Clip(f"b{n}.wav", "bul", "x", tuple(few[: 1 + (n % 10 == 0)]), n + 1) for n in range(100)]
+    sampler = Sampler({"m": many}, {"m": 1.0}, 0, temperature, tiers)
+    drawn = [clip for step in range(60) for clip in sampler.batch("I", step, 50)[0]]
+    share = sum(clip.source == "bul" for clip in drawn) / len(drawn)
+    assert share == pytest.approx(expected, abs=0.035)
+    # Danish is a target of ten clips of Bulgarian, Greek of all hundred.
+    first = [clip.translations[0][0] for clip in drawn if clip.source == "bul"]
+    assert first.count("dan") / len(first) == pytest.approx(1 / (1 + 10 ** (1 / temperature)), abs=0.06)
+
+
+def test_a_pair_is_capped() -> None:
+    rows = [Row(f"{n}", f"{n}.wav", "eng", target, "x", "y") for n in range(50) for target in ("deu", "")]
+    rows += [Row("z", "z.wav", "spa", "deu", "x", "y")]
+    kept = capped(rows, 10, seed=1)
+    assert kept == capped(rows, 10, seed=1) != capped(rows, 10, seed=2)
+    assert sorted({(row.src, row.tgt) for row in kept}) == [("eng", ""), ("eng", "deu"), ("spa", "deu")]
+    assert len(kept) == 21 and len(set(kept)) == 21
+
+
+def test_samples_are_those_of_one_process_whatever_their_number(make_trainer: Callable[..., Trainer]) -> None:
+    batches, stage = make_trainer().batches, RECIPE.stages[2]
+    samples = batches.samples(stage, 3)
+    whole, half = batches.tensors(stage, 3, samples, slice(0, 4)), batches.tensors(stage, 3, samples, slice(2, 4))
+    assert whole.targets is not None and half.targets is not None
+    assert torch.equal(whole.targets.classes, half.targets.classes), "one softmax for all processes"
+    assert torch.equal(whole.targets.lengths[2:], half.targets.lengths)
+    assert torch.equal(whole.lengths[2:], half.lengths)
 
 
 def test_what_the_loss_sees() -> None:
@@ -59,7 +105,7 @@ def test_what_the_loss_sees() -> None:
         ("srt", True): ([*text, eng, deu, *translation, end], "1110111"),
     }
     for (task, unnamed), (ids, learned) in expected.items():
-        made = example(clip, task, Words(), end, unnamed, random.Random(0))
+        made = example(clip, task, Words(), end, unnamed)
         assert list(made.ids) == ids, (task, unnamed)
         assert "".join("01"[flag] for flag in made.learned) == learned, (task, unnamed)
 
@@ -74,7 +120,7 @@ def test_plain(text: str, wanted: str) -> None:
 
 def test_translations_fork_where_the_transcript_ends() -> None:
     clip = Clip("a.wav", "eng", "Good morning.", (("deu", "Guten Morgen."), ("fra", "Bonjour.")), 90)
-    made = example(clip, "srt", Words(), 1, True, random.Random(0))
+    made = example(clip, "srt", Words(), 1, True)
     trunk, lengths = 3, {2 + 2: "deu", 1 + 2: "fra"}
     assert made.branch[:trunk] == (0, 0, 0)
     assert {made.branch.count(k) for k in (1, 2)} == set(lengths)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import gzip
 import random
 import struct
+import subprocess
+import sys
+import zlib
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from esrt.audio.io import load
 from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
-from esrt.train.manifest import held_out
-from esrt.train.sources import asterisk, catalogues, fillets, synth
+from esrt.languages import CORE
+from esrt.train.manifest import Row, held_out, write_manifest
+from esrt.train.sources import asterisk, catalogues, disturb, fillets, synth, texts, tuxpaint
 
 
 def names(test: bool, count: int) -> list[str]:
@@ -66,16 +74,22 @@ def catalogue(entries: dict[str, str]) -> bytes:
     pairs = sorted({"": "Content-Type: text/plain; charset=UTF-8\n", **entries}.items())
     keys, values = zip(*((k.encode(), v.encode()) for k, v in pairs), strict=True)
     place, tables = 28 + 16 * len(pairs), []
-    for texts in (keys, values):
-        for text in texts:
+    for words in (keys, values):
+        for text in words:
             tables.append(struct.pack("<II", len(text), place))
             place += len(text) + 1
     header = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, 0)
     return header + b"".join(tables) + b"".join(text + b"\0" for text in keys + values)
 
 
-def test_catalogues_keep_plain_sentences_in_every_language(tmp_path: Path) -> None:
-    for locale, words in (("de", "Guten Morgen, alter Freund."), ("fr", "Bonjour, mon vieil ami.")):
+def test_catalogues_keep_plain_sentences_in_the_languages_asked_for(tmp_path: Path) -> None:
+    sentences = (
+        ("de", "Guten Morgen, alter Freund."),
+        ("fr", "Bonjour, mon vieil ami."),
+        ("pt_BR", "Bom dia, velho amigo."),
+        ("pl", "Dzień dobry, stary druhu."),
+    )
+    for locale, words in sentences:
         folder = tmp_path / "usr/share/games/wesnoth/1.16/locale" / locale / "LC_MESSAGES"
         folder.mkdir(parents=True)
         entries = {
@@ -84,21 +98,208 @@ def test_catalogues_keep_plain_sentences_in_every_language(tmp_path: Path) -> No
             "Same as it was": "Same as it was",
         }
         (folder / "wesnoth.mo").write_bytes(catalogue(entries))
-    assert catalogues.sentences(tmp_path) == [
-        {"eng": "Good morning, old friend.", "fra": "Bonjour, mon vieil ami.", "deu": "Guten Morgen, alter Freund."}
+    expected = {
+        "eng": "Good morning, old friend.",
+        "fra": "Bonjour, mon vieil ami.",
+        "deu": "Guten Morgen, alter Freund.",
+        "por": "Bom dia, velho amigo.",
+    }
+    assert catalogues.sentences(tmp_path, ("eng", "fra", "deu", "por", "khm")) == [expected]
+    assert texts.read(tmp_path, {"eng", "fra", "deu", "por"}) == [expected]
+
+
+def test_tuxpaint_joins_captions_and_their_speech(tmp_path: Path) -> None:
+    def stamp(name: str, english: str) -> None:
+        path = tmp_path / f"usr/share/tuxpaint/stamps/animals/{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            english,
+            "de.utf8=Ein Hund.",
+            "es.utf8=Un perro (25 cm).",
+            "ro.utf8=Un  câine.",
+            "zh_CN.utf8=狗。",
+            "zh_TW.utf8=狗",
+        ]
+        lines += ["pt.utf8=Um cão.", "pt_BR.utf8=Um cachorro.", "ca@valencia.utf8=Un gos.", "son.utf8=Hansi."]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        for voice in ("", "_ro", "_es", "_pt_BR", "_son"):
+            (path.parent / f"{name}_desc{voice}.ogg").touch()
+
+    captions = [f"A dog {word}." for word in "abcdefghijklmnopqrst"]
+    seen, kept = ([text for text in captions if held_out(text) == test] for test in (False, True))
+    stamp("dog", seen[0])
+    stamp("puppy", kept[0])
+    rows = list(tuxpaint.rows(tmp_path, test=False))
+    assert {row.id for row in rows} == {f"tuxpaint-{code}-animals/dog" for code in ("eng", "ron", "por")}
+    romanian = {row.tgt: (row.asr, row.s2tt) for row in rows if row.src == "ron"}
+    assert romanian == {
+        "": ("Un câine.", ""),
+        "eng": ("Un câine.", seen[0]),
+        "deu": ("Un câine.", "Ein Hund."),
+        "cmn": ("Un câine.", "狗。"),
+        "por": ("Un câine.", "Um cachorro."),
+    }, "a caption with figures in it is not what was said"
+    assert {row.id for row in tuxpaint.rows(tmp_path, test=True)} == {
+        f"tuxpaint-{code}-animals/puppy" for code in ("eng", "ron", "por")
+    }
+
+
+def test_transcripts_are_read_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"language": "ita", "id": "a", "text": "Ciao."}\n', encoding="utf-8")
+    assert asterisk.read_transcripts(path) == {"ita": {"a": "Ciao."}}
+    for line, reason in (('{"language": "ita"}', "strings"), ('{"language": "it!", "id": "a", "text": "b"}', "it!")):
+        path.write_text("\n" + line, encoding="utf-8")
+        with pytest.raises(UsageError, match=f"line 2: .*{reason}"):
+            asterisk.read_transcripts(path)
+
+
+@pytest.mark.parametrize("source", [fillets.rows, tuxpaint.rows, lambda root, test: asterisk.rows(root, {}, test)])
+def test_packages_that_are_not_unpacked(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(UsageError, match="unpack") as caught:
+        list(source(tmp_path, False))
+    assert caught.value.code == "wrong_layout"
+
+
+def test_texts_come_from_lines_or_from_a_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"eng": "Yes.", "deu": "Ja."}\n{"eng": "No."}\n', encoding="utf-8")
+    assert texts.read(path, {"eng"}) == [{"eng": "Yes.", "deu": "Ja."}, {"eng": "No."}]
+    for line, reason in (('{"en": "Yes."}', "'en'"), ('{"eng": 7}', "'eng'"), ('{"eng": " "}', "'eng'")):
+        path.write_text('{"eng": "Yes."}\n' + line, encoding="utf-8")
+        with pytest.raises(UsageError, match=f"line 2: .*{reason}"):
+            texts.read(path, {"eng"})
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="no texts"):
+        texts.read(path, {"eng"})
+    with pytest.raises(UsageError, match="no texts"):
+        texts.read(tmp_path, {"eng"})
+    rows = [
+        Row("1", "1.wav", "eng", "", "Yes.", ""),
+        Row("1", "1.wav", "eng", "deu", "Yes.", "Ja."),
+        Row("2", "2.wav", "deu", "eng", "Ja.", "Yes."),
+        Row("3", "3.wav", "eng", "", "No.", ""),
     ]
+    write_manifest(path, rows)
+    assert texts.read(path, {"eng"}) == [{"eng": "Yes.", "deu": "Ja."}, {"eng": "No."}], "each sentence once"
 
 
-def test_every_voice_speaks_and_seeds_repeat() -> None:
-    speaker, rng = synth.Speaker(), random.Random(0)
-    for language, voices in synth.ESPEAK_VOICES.items():
-        for voice in voices:
-            spoken = speaker.say("Anna 12", voice, 160, 50, 50)
-            assert SAMPLE_RATE // 3 < len(spoken) < 4 * SAMPLE_RATE, (language, voice)
-            assert np.abs(spoken).max() > 0.05
-        speaker.say("Anna", **synth.random_voice(language, rng))  # type: ignore[arg-type]
-    first, second = (synth.disturb(spoken, random.Random(3)) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert np.abs(first).max() <= 1
+def test_every_accent_speaks() -> None:
+    accents = [voice for each in synth._ACCENTS.values() for voice in each]
+    for voice in accents:
+        spoken = synth.say("Anna 12", voice, 160, 50, 50)
+        assert SAMPLE_RATE // 3 < len(spoken) < 4 * SAMPLE_RATE, voice
+        assert np.abs(spoken).max() > 0.05
     with pytest.raises(UsageError, match="no voice"):
-        speaker.say("Anna", "klingon-royal", 160, 50, 50)
+        synth.say("Anna", "klingon-royal", 160, 50, 50)
+    assert len(synth.say("...", "en", 160, 50, 50)) < 500
+    assert len(disturb.disturb(np.zeros(0, np.float32), random.Random(0))) == 0
+
+
+def test_42_of_the_papers_45_languages_have_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: "コンニチワ"))
+    silent = []
+    for language in CORE:
+        try:
+            synth.voices(language)
+        except UsageError as error:
+            assert error.code == "no_voice" and language in str(error)
+            silent.append(language)
+        else:
+            spoken = synth.say("Anna 12", **synth.random_voice(language, random.Random(0)))  # type: ignore[arg-type]
+            assert len(spoken) > SAMPLE_RATE // 4, language
+    assert silent == ["khm", "lao", "tgl"]
+
+
+def test_japanese_is_spoken_from_kana(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyopenjtalk", None)
+    with pytest.raises(UsageError, match="pip install pyopenjtalk-plus") as caught:
+        synth.say("今日は", "ja+f1", 160, 50, 50)
+    assert caught.value.code == "no_kana"
+    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: "コンニチワ"))
+    read = synth.say("今日は", "ja+f1", 160, 50, 50)
+    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: text))
+    assert np.array_equal(read, synth.say("コンニチワ", "ja+f1", 160, 50, 50))
+
+
+def test_a_recipe_always_sounds_the_same() -> None:
+    """In a process of its own too, whatever was spoken before."""
+    voices = [
+        {"voice": voice, "speed": 160, "pitch": 40, "pitch_range": 50} for voice in ("en-us", "fr+f2", "de+UniRobot")
+    ]
+    recipes = [synth.recipe("Ça & là = 100 % + ç", seed, voice) for seed, voice in enumerate(voices)]
+    first = [synth.load(recipe) for recipe in recipes]
+    again = [synth.load(recipe) for recipe in reversed(recipes)][::-1]
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    script = (
+        "import sys, zlib; from esrt.train.sources import synth;"
+        "print(*(zlib.crc32(synth.load(recipe).tobytes()) for recipe in sys.argv[1:]))"
+    )
+    run = subprocess.run([sys.executable, "-c", script, *recipes], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(zlib.crc32(samples.tobytes())) for samples in first]
+    assert not np.array_equal(synth.load(recipes[0]), synth.load(recipes[0].replace("seed=0", "seed=1")))
+
+
+@pytest.mark.parametrize(
+    "recipe", ["synth:", "synth:voice=en&text=a&speed=fast&pitch=1&pitch_range=1&seed=1", "synth:text=a"]
+)
+def test_what_is_no_recipe(recipe: str) -> None:
+    with pytest.raises(UsageError, match="not a recipe") as caught:
+        synth.load(recipe)
+    assert caught.value.code == "bad_recipe"
+
+
+TEXTS = [{"eng": "Good morning.", "deu": "Guten Morgen."}, {"eng": "Where are we?", "fra": "Où sommes-nous ?"}]
+
+
+def test_spoken_rows_name_every_translation(tmp_path: Path) -> None:
+    rows = list(synth.rows("s", TEXTS, ["eng", "deu"], ["deu", "fra"], 3, tmp_path / "s"))
+    english = [row for row in rows if row.src == "eng" and not row.tgt]
+    assert [row.id for row in english] == ["s-eng-00000", "s-eng-00001", "s-eng-00002"]
+    assert Counter(row.asr for row in english).most_common()[0][1] == 2, "each text as often as any other"
+    assert {(row.src, row.tgt) for row in rows} == {("eng", ""), ("eng", "deu"), ("eng", "fra"), ("deu", "")}
+    assert all(len(load(row.audio)) > SAMPLE_RATE // 4 for row in rows)
+    assert rows == list(synth.rows("s", TEXTS, ["eng", "deu"], ["deu", "fra"], 3, tmp_path / "s")), "the seed repeats"
+
+    recipes = list(synth.rows("s", TEXTS, ["deu"], [], None, None))
+    assert [row.asr for row in recipes] == ["Guten Morgen."]
+    assert np.abs(synth.load(recipes[0].audio) - load(tmp_path / "s/s-deu-00000.wav")).max() < 1e-3
+
+    for sources, code in ((["khm"], "no_voice"), (["ita"], "no_texts")):
+        with pytest.raises(UsageError) as caught:
+            list(synth.rows("s", TEXTS, sources, [], None, None))
+        assert caught.value.code == code
+
+
+def test_disturbed_speech_repeats_by_its_seed() -> None:
+    samples = np.sin(np.arange(SAMPLE_RATE) * 0.1).astype(np.float32)
+    for seed in range(40):
+        one, other = (disturb.disturb(samples, random.Random(seed)) for _ in range(2))
+        assert np.array_equal(one, other) and one.dtype == np.float32
+        assert 0 < np.abs(one).max() <= 1 and 0.9 < len(one) / len(samples) < 1.12
+    assert len({len(disturb.disturb(samples, random.Random(seed))) for seed in range(40)}) > 5, "speeds"
+
+
+def test_a_room_dies_away_by_60_db() -> None:
+    click = np.zeros(2 * SAMPLE_RATE, np.float32)
+    click[0] = 1
+    room = disturb.reverberate(click, 0.5, -6, np.random.default_rng(0))
+    assert room[0] == pytest.approx(1, abs=1e-6)
+    assert np.sum(room[1:] ** 2) == pytest.approx(10**-0.6, rel=0.01)
+    early, late = (np.sqrt(np.mean(room[start : start + 1600] ** 2)) for start in (400, 400 + SAMPLE_RATE // 4))
+    assert 20 * np.log10(early / late) == pytest.approx(30, abs=3), "half of 60 dB in half the time"
+    assert np.abs(room[SAMPLE_RATE // 2 + 1 :]).max() < 1e-6
+
+
+def test_a_telephone_keeps_only_its_band() -> None:
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    for hertz, kept in ((100, 0.02), (1000, 1.0), (6000, 0.02)):
+        tone = np.sin(2 * np.pi * hertz * time).astype(np.float32)
+        assert np.abs(disturb.telephone(tone, 3400)).max() == pytest.approx(kept, abs=0.01)
+
+
+def test_another_speed_is_another_pitch() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
+    faster = disturb.resample(tone, 17_600)
+    assert len(faster) == pytest.approx(SAMPLE_RATE / 1.1, abs=20)
+    assert np.argmax(np.abs(np.fft.rfft(faster))) * SAMPLE_RATE / len(faster) == pytest.approx(1100, abs=2)

@@ -1,1 +1,1 @@
-"""Where speech and parallel text come from. Each source turns an unpacked package into manifest rows."""
+"""Where speech and parallel text come from. Each source gives manifest rows."""

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from esrt.train.manifest import Row, held_out
+from esrt.languages import LANGUAGES
+from esrt.train.manifest import Row, bad_row, held_out, json_lines
+from esrt.train.sources import files
 
 VOICES = {
     "eng": "en_US_f_Allison",
@@ -26,13 +28,28 @@ SHORTEST = 3000  # bytes of G.722, 0.4 s: some recordings are empty
 def english_texts(root: Path) -> dict[str, str]:
     """Prompt id -> English text, without the entries that describe a sound."""
     texts = {}
-    path = root / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+    path = files.need(
+        root / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz",
+        "unpack asterisk-core-sounds-en and the packages of the voices there (dpkg -x)",
+    )
     for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines():
         key, _, text = line.partition(":")
         text = re.sub(r"\s+", " ", text).strip()
         if text and not line.startswith(";") and not re.search(r"[\[\]()<>]", text):
             texts[key.strip()] = text
     return texts
+
+
+def read_transcripts(path: Path) -> dict[str, dict[str, str]]:
+    """JSONL of {language, id, text} -> language -> prompt id -> text; a bad line is a UsageError manifest_bad_row."""
+    found: dict[str, dict[str, str]] = {}
+    for number, entry in json_lines(path):
+        if not all(isinstance(entry.get(name), str) for name in ("language", "id", "text")):
+            raise bad_row(path, number, "the strings 'language', 'id' and 'text' are expected")
+        if entry["language"] not in LANGUAGES:
+            raise bad_row(path, number, f"{entry['language']!r} is no language of `esrt languages`")
+        found.setdefault(entry["language"], {})[entry["id"]] = entry["text"]
+    return found
 
 
 def prompts(root: Path, transcripts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
@@ -52,10 +69,10 @@ def audio_path(root: Path, language: str, prompt: str) -> Path:
 def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -> Iterator[Row]:
     """One row per recorded prompt and language it is known in; `transcripts` is language -> prompt id -> text."""
     for prompt, texts in prompts(root, transcripts).items():
-        for source, voice in VOICES.items():
-            path = root / "usr/share/asterisk/sounds" / voice / f"{prompt}.g722"
+        for source in VOICES:
             if source not in texts or held_out(prompt) != test:
                 continue
+            path = audio_path(root, source, prompt)
             if not path.is_file() or path.stat().st_size < SHORTEST:
                 continue
             name = f"asterisk-{source}-{prompt}"

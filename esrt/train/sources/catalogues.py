@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gettext
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-LOCALES = {
-    "spa": "es", "fra": "fr", "ita": "it", "rus": "ru", "ces": "cs", "nld": "nl", "deu": "de",
-    "pol": "pl", "por": "pt_BR", "swe": "sv",
-}  # fmt: skip
+from esrt.languages import LANGUAGES
+
+_LOCALES = {"cmn": "zh_CN", "nob": "nb_NO", "por": "pt_BR"}  # elsewhere the plain BCP 47 tag
 
 
-def sentences(root: Path, shortest: int = 3, longest: int = 22) -> list[dict[str, str]]:
-    """Language -> text, for each plain sentence of `shortest` to `longest` English words."""
+def sentences(root: Path, languages: Iterable[str], shortest: int = 3, longest: int = 22) -> list[dict[str, str]]:
+    """Language -> text, for each plain sentence of `shortest` to `longest` English words; English is always there."""
     found: dict[str, dict[str, str]] = {}
-    for language, locale in LOCALES.items():
+    for language in languages:
+        locale = _LOCALES.get(language, LANGUAGES[language].bcp47)
         for path in sorted(root.glob(f"usr/share/**/locale/{locale}/LC_MESSAGES/*.mo")):
             with path.open("rb") as file:
                 catalogue = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]

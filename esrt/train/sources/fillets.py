@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esrt.train.manifest import Row, held_out
+from esrt.train.sources import files
 
 LOCALES = {
     "eng": "en", "bul": "bg", "ces": "cs", "deu": "de", "spa": "es", "fra": "fr",
@@ -30,6 +31,7 @@ def dialogue(root: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 def rows(root: Path, test: bool) -> Iterator[Row]:
     """One row per recorded line and language it is translated to; whole scenes are held out."""
+    files.need(root / "usr/share/games/fillets-ng/script", "unpack fillets-ng-data and its voices there (dpkg -x)")
     for (scene, key), texts in dialogue(root).items():
         if held_out(scene) != test:
             continue

@@ -1,0 +1,247 @@
+"""`esrt data`: manifests to train from, out of corpora, packages, your own speech, or text that espeak-ng speaks."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esrt import languages
+from esrt.cli import common
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from esrt.cli.common import Verbs
+    from esrt.train.manifest import Row
+
+    # What is added to the manifest's name ("", "-test"), and its rows.
+    Manifests: TypeAlias = Iterable[tuple[str, Iterable[Row]]]
+
+UNPACKED = "folder that the Debian packages were unpacked into (dpkg -x)"
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the command's parser."""
+    parser = common.verb(
+        verbs,
+        "data",
+        "Make manifests to train from; docs/data.md tells of each source.",
+        """
+esrt data fleurs --source fra,deu --target eng,spa --out data
+esrt data speech-folder recordings --source deu --out data
+esrt data synth texts.jsonl --source eng,fra --target deu --out data
+esrt data check data/fleurs.jsonl
+""",
+    )
+    verb = parser.add_subparsers(metavar="VERB", required=True)
+
+    fleurs = _verb(verb, "fleurs", "Read sentences of FLEURS, from any of 102 languages into any.", _FLEURS, _fleurs)
+    _where(fleurs, "google/fleurs")
+    _languages(fleurs, target="")
+
+    covost2 = _verb(verb, "covost2", "Read sentences of CoVoST 2, into English and out of it.", _COVOST2, _covost2)
+    _where(covost2, "fixie-ai/covost2")
+    _languages(covost2, target="eng")
+
+    voices = _verb(verb, "commonvoice", "Read sentences of Common Voice, not translated.", _COMMONVOICE, _commonvoice)
+    _where(voices)
+    _languages(voices)
+
+    folder = _verb(verb, "speech-folder", "Your own recordings, each with its text beside it.", _FOLDER, _speech_folder)
+    folder.add_argument("folder", metavar="FOLDER", help="a.wav, its transcript a.txt, its translations a.deu.txt ...")
+    folder.add_argument("--source", metavar="LANG", required=True, help="the language that is spoken")
+
+    asterisk = _verb(verb, "asterisk", "Telephone prompts in eng spa fra ita rus.", _ASTERISK, _asterisk)
+    asterisk.add_argument("--transcripts", metavar="F", help="JSONL {language, id, text} of what is not English")
+    fillets = _verb(verb, "fillets", "Acted dialogue of a game in ces nld.", _FILLETS, _fillets)
+    tuxpaint = _verb(verb, "tuxpaint", "Spoken captions in fra rus ron cat bul spa ell dan bel nld.", _TUX, _tuxpaint)
+    for package in (asterisk, fillets, tuxpaint):
+        package.add_argument("unpacked", metavar="UNPACKED", help=UNPACKED)
+        _languages(package, source="all", target="all")
+
+    synth = _verb(verb, "synth", "Parallel texts, spoken by espeak-ng in many voices and rooms.", _SYNTH, _synth)
+    synth.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or folder of game packages")
+    _languages(synth, target="all")
+    synth.add_argument("--each", metavar="N", type=_count, help="clips of each language (default: each text once)")
+    synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
+    synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
+
+    check = common.verb(
+        verb, "check", "Check manifests: their fields, and that the sound is there.", "esrt data check data/*.jsonl"
+    )
+    check.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    check.set_defaults(run=_check)
+
+
+def _verb(
+    verbs: Verbs, name: str, summary: str, examples: str, build: Callable[[argparse.Namespace], Manifests]
+) -> argparse.ArgumentParser:
+    parser = common.verb(verbs, name, summary, examples)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write the manifest into")
+    parser.add_argument("--name", metavar="NAME", default=name, help=f"name of the manifest (default {name})")
+    parser.set_defaults(run=_write, build=build)
+    return parser
+
+
+def _where(parser: argparse.ArgumentParser, hub: str | None = None) -> None:
+    """The place of a corpus and the split."""
+    text = "folder, or data set of the Hub" + (f" (default {hub})" if hub else "")
+    parser.add_argument("where", metavar="WHERE", nargs="?" if hub else None, default=hub, help=text)
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="train", help="(default train)")
+
+
+def _languages(parser: argparse.ArgumentParser, source: str = "", target: str | None = None) -> None:
+    """`--source`, required where it has no default, and `--target`, unless there are no translations."""
+    note = f" (default {source})" if source else ""
+    parser.add_argument(
+        "--source", metavar="LANGS", type=_codes, required=not source, default=source, help=f"spoken languages{note}"
+    )
+    if target is not None:
+        note = target or "none: transcripts only"
+        parser.add_argument(
+            "--target", metavar="LANGS", type=_codes, default=target, help=f"languages of translations (default {note})"
+        )
+
+
+def _codes(text: str) -> list[str]:
+    if not text:
+        return []
+    return list(languages.LANGUAGES) if text == "all" else languages.parse_list(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of clips")
+    return int(text)
+
+
+def _write(args: argparse.Namespace) -> int:
+    from esrt.train.manifest import write_manifest
+
+    for suffix, rows in args.build(args):
+        path = Path(args.out) / f"{args.name}{suffix}.jsonl"
+        print(f"{path}: {write_manifest(path, rows):,} rows")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from esrt.train.manifest import check
+
+    for path in args.manifests:
+        rows = check(Path(path))
+        print(f"{path}: {len(rows):,} rows, {len({row.audio for row in rows}):,} clips")
+        for (source, target), count in sorted(Counter((row.src, row.tgt) for row in rows).items()):
+            print(f"  {source} {f'-> {target}' if target else '':<8}{count:>9,}")
+    return 0
+
+
+def _corpus(args: argparse.Namespace) -> tuple[str, str, Path]:
+    """Where a corpus is, what its split adds to the manifest's name, and where clips go."""
+    suffix = "" if args.split == "train" else f"-{args.split}"
+    where = str(Path(args.where).resolve()) if Path(args.where).is_dir() else args.where
+    return where, suffix, Path(args.out).resolve() / f"{args.name}{suffix}"
+
+
+def _fleurs(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import fleurs
+
+    where, suffix, clips = _corpus(args)
+    return [(suffix, fleurs.rows(where, args.source, args.target, args.split, clips))]
+
+
+def _covost2(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import covost2
+
+    where, suffix, clips = _corpus(args)
+    return [(suffix, covost2.rows(where, args.source, args.target, args.split, clips))]
+
+
+def _commonvoice(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import commonvoice
+
+    where, suffix, clips = _corpus(args)
+    return [(suffix, commonvoice.rows(where, args.source, args.split, clips))]
+
+
+def _speech_folder(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import speech_folder
+
+    return [("", speech_folder.rows(Path(args.folder).resolve(), languages.get(args.source).code))]
+
+
+def _asterisk(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import asterisk
+
+    transcripts = asterisk.read_transcripts(Path(args.transcripts)) if args.transcripts else {}
+    return _held_out(args, lambda root, test: asterisk.rows(root, transcripts, test))
+
+
+def _fillets(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import fillets
+
+    return _held_out(args, fillets.rows)
+
+
+def _tuxpaint(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import tuxpaint
+
+    return _held_out(args, tuxpaint.rows)
+
+
+def _held_out(args: argparse.Namespace, rows: Callable[[Path, bool], Iterable[Row]]) -> Manifests:
+    """What to train on, and beside it the fifth that is held out, unless nothing is."""
+
+    def chosen(test: bool) -> Iterator[Row]:
+        for row in rows(Path(args.unpacked).resolve(), test):
+            if row.src in args.source and row.tgt in ("", *args.target):
+                yield row
+
+    yield "", chosen(False)
+    if test := list(chosen(True)):
+        yield "-test", test
+
+
+def _synth(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import synth, texts
+
+    known = texts.read(Path(args.texts), {*args.source, *args.target})
+    clips = None if args.on_the_fly else Path(args.out).resolve() / args.name
+    return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed))]
+
+
+_FLEURS = """
+esrt data fleurs --source fra,deu --target eng,spa --out data
+esrt data fleurs --source all --target all --out data                 every language into every other
+esrt data fleurs copy-of-fleurs --source fra --split test --out data
+"""
+_COVOST2 = """
+esrt data covost2 --source fra,deu --out data
+esrt data covost2 --source eng --target deu,jpn --out data
+esrt data covost2 common-voice-4 --source fra --split test --out data
+"""
+_COMMONVOICE = """
+esrt data commonvoice cv-corpus-24.0-2025-12-05 --source fra,deu --out data
+esrt data commonvoice fixie-ai/common_voice_17_0 --source eng --out data
+"""
+_FOLDER = """
+esrt data speech-folder recordings --source deu --out data
+"""
+_ASTERISK = """
+esrt data asterisk unpacked --out data
+esrt data asterisk unpacked --transcripts recipes/asterisk-transcripts.jsonl --out data
+"""
+_FILLETS = """
+esrt data fillets unpacked --target eng,deu --out data
+"""
+_TUX = """
+esrt data tuxpaint unpacked --source fra,ron --target eng,deu --out data
+"""
+_SYNTH = """
+esrt data synth texts.jsonl --source eng,fra --target deu --out data
+esrt data synth unpacked --source eng,fra --each 1000 --out data     sentences of games
+esrt data synth data/asterisk.jsonl --source eng --name prompts --out data
+esrt data synth texts.jsonl --source eng --on-the-fly --out data
+"""

@@ -1,0 +1,69 @@
+"""What speech goes through before a microphone has it: pace, distance, room, telephone, noise."""
+
+from __future__ import annotations
+
+import random
+
+import av
+import numpy as np
+
+from esrt.audio.samples import Samples
+from esrt.config import SAMPLE_RATE
+
+
+def disturb(samples: Samples, rng: random.Random) -> Samples:
+    """float32 [n] at 16 kHz -> [m] within [-1, 1].
+
+    Always another loudness; at random another speed (m is n / 1.1 to n / 0.9), a room, the band of a telephone, white
+    or brown noise (10 to 40 dB below the speech).
+    """
+    if not len(samples):
+        return samples
+    noise_rng = np.random.default_rng(rng.getrandbits(32))
+    if rng.random() < 0.3:
+        samples = resample(samples, round(SAMPLE_RATE * rng.uniform(0.9, 1.1)))
+    out = samples / max(float(np.abs(samples).max()), 1e-4) * rng.uniform(0.1, 0.95)
+    if rng.random() < 0.3:
+        out = reverberate(out, rng.uniform(0.15, 0.8), rng.uniform(-15, 0), noise_rng)
+    if rng.random() < 0.3:
+        out = telephone(out, rng.uniform(3400, 5000))
+    if rng.random() < 0.5:
+        noise = noise_rng.standard_normal(len(out))
+        if rng.random() < 0.5:
+            noise = np.cumsum(noise)
+            noise -= np.convolve(noise, np.ones(800) / 800, "same")[: len(noise)]
+        loudness = float(np.sqrt(np.mean(out**2) / max(float(np.mean(noise**2)), 1e-12)))
+        out = out + noise * loudness * 10 ** (-rng.uniform(10, 40) / 20)
+    return np.clip(out, -1, 1).astype(np.float32)
+
+
+def reverberate(samples: Samples, seconds: float, level: float, rng: np.random.Generator) -> Samples:
+    """A room: the sound itself, then its echoes as noise that has died away by 60 dB after `seconds`. [n] -> [n].
+
+    `level` is the energy of all echoes beside the direct sound's, in dB.
+    """
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    response[: SAMPLE_RATE // 500] = 0  # the first wall is a third of a metre away: 2 ms
+    response *= 10 ** (level / 20) / np.linalg.norm(response)
+    response[0] = 1
+    size = len(samples) + len(response)
+    wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)
+    return wet[: len(samples)].astype(np.float32)
+
+
+def telephone(samples: Samples, highest: float) -> Samples:
+    """Only what lies between 200 Hz and `highest` Hz; the rest is 34 dB lower. [n] -> [n]."""
+    spectrum = np.fft.rfft(samples)
+    hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    spectrum[(hertz < 200) | (hertz > highest)] *= 0.02
+    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+
+def resample(samples: Samples, rate: int) -> Samples:
+    """float32 [n] at `rate` Hz -> about [n * 16000 / rate] at 16 kHz."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
+    parts = (*resampler.resample(frame), *resampler.resample(None))
+    return np.concatenate([part.to_ndarray()[0] for part in parts] or [np.zeros(0, np.float32)])

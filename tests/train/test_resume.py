@@ -1,0 +1,110 @@
+"""Real processes: two of them train as one does, and one that was killed goes on to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from esrt.train import checkpoint, loop, progress
+from esrt.train.loop import Trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+def numbers(run: Path) -> dict[tuple[str, int, str], float]:
+    """What the log says of each step and of each validation, but the time; the last word counts."""
+    found = {}
+    for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
+        for name in ("loss", "right", "ctc"):
+            if name in line:
+                found[line["stage"], line["step"], name] = line[name]
+        for name in ("validation", "loss_weights"):
+            for task, value in line.get(name, {}).items():
+                found[line["stage"], line["step"], f"{name}/{task}"] = value
+    return found
+
+
+def start(data: Path, run: Path, *launcher: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
+    run.mkdir()
+    command = [sys.executable, *launcher, "-m", "tests.train.worker", str(data), str(run)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+
+@pytest.fixture
+def whole(make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An uninterrupted run of one process."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", 3)
+    monkeypatch.setattr(progress, "LOG_EVERY", 1)
+    run = tmp_path / "whole"
+    run.mkdir()
+    make_trainer(run).run()
+    return run
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    make_trainer: Callable[..., Trainer], whole: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    process = start(tmp_path, parts)
+    log = parts / "log.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 14):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "killed before it was done"
+    at = checkpoint.place(parts)
+    assert at is not None and at.stage == "III" and at.step < 12
+    done = len(log.read_text().splitlines())
+    make_trainer(parts).run()
+    next_line = json.loads(log.read_text().splitlines()[done])
+    assert (next_line["stage"], next_line["step"]) == (at.stage, at.step + 1)
+    assert numbers(parts) == numbers(whole)
+    one, other = (load_file(run / checkpoint.FILE) for run in (parts, whole))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch_each(whole: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = tmp_path / "both"
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
+    assert start(tmp_path, both, *launcher).wait() == 0
+    one, two = numbers(whole), numbers(both)
+    assert len(one) == 4 + 4 + 3 * 12 + 4 * 6
+    assert two == pytest.approx(one, rel=1e-3)
+    logs = [(run / "log.jsonl").read_text().splitlines() for run in (whole, both)]
+    assert len(logs[0]) == len(logs[1]), "one process writes"
+
+
+def test_a_killed_writer_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL while a process does nothing but save: what it leaves is whole."""
+    script = (
+        "import sys; from pathlib import Path; from accelerate import Accelerator\n"
+        "from esrt.train import checkpoint; import torch; accelerator = Accelerator(cpu=True)\n"
+        "network = torch.nn.Linear(600, 600); optimizer = torch.optim.AdamW(network.parameters())\n"
+        "network(torch.ones(1, 600)).sum().backward(); optimizer.step()\n"
+        "for step in range(10**6):\n"
+        "    place = checkpoint.Place('I', step)\n"
+        "    checkpoint.save(Path(sys.argv[1]), accelerator, network, optimizer, place)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    while checkpoint.place(tmp_path) is None:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    place = checkpoint.place(tmp_path)
+    assert place is not None and place.stage == "I"
+    assert set(load_file(tmp_path / checkpoint.FILE)) >= {"weight/weight", "exp_avg/weight", "step/bias"}
