@@ -78,9 +78,10 @@ class Network(nn.Module):
     """
 
     embedding: Tensor
-    vocabulary: Tensor
     tag_of: Tensor
     class_of: Tensor
+    output: Tensor
+    tag_classes: Tensor
 
     def __init__(
         self, config: ModelConfig, llm: PreTrainedModel, vocabularies: Vocabularies, whisper_embedding: Tensor,
@@ -96,10 +97,12 @@ class Network(nn.Module):
         self.register_buffer("embedding", table, persistent=False)
         self.scale = table.shape[1] ** 0.5
         self.tags = nn.Parameter(table[vocabularies.tags].float())
-        self.register_buffer("vocabulary", vocabularies.llm, persistent=False)
         # Tag id -> its row of `tags`; LLM id -> its class in the restricted softmax; -1 for every other token.
         self.register_buffer("tag_of", _places(vocabularies.tags, len(table)), persistent=False)
         self.register_buffer("class_of", _places(vocabularies.llm, len(table)), persistent=False)
+        # The output layer's rows, of which only the tags' change; to gather them at each step would take a tenth of it.
+        self.register_buffer("output", table[vocabularies.llm].float(), persistent=False)
+        self.register_buffer("tag_classes", self.class_of[vocabularies.tags], persistent=False)
         self.whisper_ctc = WhisperCTC(whisper_embedding, config.adapter.width)
         self.tied_ctc = TiedCTC(table.shape[1])
         lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")
@@ -119,13 +122,9 @@ class Network(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> rows [..., llm.width] as the LLM sees them (times sqrt(width)), tags from `tags`."""
-        return self._rows(ids) * self.scale
-
-    def _rows(self, ids: Tensor) -> Tensor:
-        """Token ids [...] -> rows [..., llm.width] of the table, tags from `tags`."""
         place = self.tag_of[ids]
         rows = nn.functional.embedding(ids, self.embedding)
-        return torch.where((place >= 0)[..., None], self.tags[place.clamp(min=0)], rows)
+        return torch.where((place >= 0)[..., None], self.tags[place.clamp(min=0)], rows) * self.scale
 
     def forward(self, objective: str, batch: Batch) -> Losses:
         """What a stage of `objective` asks of a batch; a loss that it does not ask for is zero."""
@@ -171,7 +170,8 @@ class Network(nn.Module):
         ).last_hidden_state
         # The row before a token predicts it.
         predicting = hidden[:, queries - 1 : -1][learned]
-        logits = (predicting @ self._rows(self.vocabulary).T).float()
+        table = self.output.index_copy(0, self.tag_classes, self.tags)
+        logits = (predicting @ table.T).float()
         wanted = self.class_of[ids[learned]]
         losses = nn.functional.cross_entropy(logits, wanted, reduction="none")
         right = (logits.argmax(-1) == wanted).float()
