@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esrt.audio.io import load as load_audio
+    from esrt.edge.async_client import AsyncClient
     from esrt.edge.client import Client
     from esrt.edge.encoder import Encoder
     from esrt.edge.pipeline import Result
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LANGUAGES",
+    "AsyncClient",
     "Client",
     "ESRTError",
     "Encoder",
@@ -38,6 +40,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _WHERE = {
     "LANGUAGES": "esrt.languages:LANGUAGES",
+    "AsyncClient": "esrt.edge.async_client:AsyncClient",
     "Client": "esrt.edge.client:Client",
     "ESRTError": "esrt.errors:ESRTError",
     "Encoder": "esrt.edge.encoder:Encoder",

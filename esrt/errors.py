@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class ESRTError(Exception):
     """Base of every error a user may see: `code` is stable, `str(error)` is one clear sentence."""
@@ -33,3 +35,11 @@ class CloudError(ESRTError):
     def __init__(self, code: str, message: str, status: int = 0) -> None:
         super().__init__(code, message)
         self.status = status
+
+
+def where(error: BaseException) -> str:
+    """What a log may say of an unexpected error: its type and where it happened.
+
+    Never its message: that may quote what somebody said.
+    """
+    return "".join([type(error).__name__, "\n", *traceback.format_tb(error.__traceback__)]).rstrip()

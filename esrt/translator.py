@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from esrt.audio import io
+from esrt.audio.io import Sound
+from esrt.audio.segments import Audio, Segment
+from esrt.audio.segments import segments as cut
 from esrt.edge import pipeline
 from esrt.edge.encoder import Encoder
+from esrt.errors import UsageError
 from esrt.wire.schemas import TranslationRequest, TranslationResponse
 
 if TYPE_CHECKING:
@@ -51,33 +54,49 @@ class Translator:
 
         Raises CloudError when the cloud cannot be reached or refuses the key.
         """
-        from esrt import hub
         from esrt.edge.client import Client
 
         client = Client(url, key)
         with bar() as show:
-            edge = client.download_edge(
-                hub.cache_dir() / "edge", lambda done, size: show("fetching the device's half", done / size)
-            )
+            encoder = client.encoder(lambda done, size: show("fetching the device's half", done / size))
         translator = cls.__new__(cls)
-        translator._set(Encoder(edge), client, codec)
+        translator._set(encoder, client, codec)
         return translator
 
     def _set(self, encoder: Encoder, cloud: Cloud, codec: str) -> None:
         self._encoder, self._cloud, self._codec = encoder, cloud, codec
 
-    def translate(
-        self, audio: str | Path | npt.NDArray[np.float32], to: Sequence[str], source: str | None = None
-    ) -> pipeline.Result:
-        """Transcript and translations of a sound file, or of samples (float32 [n], 16 kHz, mono).
+    @property
+    def fingerprint(self) -> bytes:
+        """8 bytes that name the device's half: what another made may be told otherwise."""
+        return self._encoder.fingerprint
 
-        Languages are ISO 639-3 or BCP 47 codes. Without `source` the model finds the language, and it stays unknown to
-        whoever watches the network. Raises UsageError, AudioError, CloudError.
+    def segments(
+        self,
+        audio: Audio,
+        to: Sequence[str] = (),
+        source: str | None = None,
+        done: Sequence[pipeline.SegmentResult] = (),
+    ) -> Generator[pipeline.SegmentResult, None, None]:
+        """Transcript and translations of each stretch of speech (at most 30 s), in order, as soon as it is there.
+
+        `audio` is a file of any length, by its path or open, or samples (float [n], 16 kHz, mono); it is read while the
+        cloud answers, and never held whole. Silence and music have no segment. Languages are ISO 639-3 or BCP 47 codes;
+        none in `to`: transcripts only. Without `source` the model finds the language, and it stays unknown to whoever
+        watches the network. `done` are results of a run that broke off: they are not made again, and not given again.
+        `close` ends the work early. Warns where parts of a file were damaged. Raises UsageError (`resume_mismatch`
+        where `done` is not of this audio), AudioError, CloudError, each after all results before it.
         """
-        samples = audio if isinstance(audio, np.ndarray) else io.load(audio)
-        return pipeline.translate(samples, self._encoder, self._cloud, to, source, self._codec)
+        opened = audio if isinstance(audio, Sound | np.ndarray) else Sound(audio)
+        spoken = _after(done, cut(opened))
+        results = pipeline.translate_segments(spoken, self._encoder, self._cloud, to, source, self._codec)
+        return _warning(results, opened, owned=opened is not audio)
 
-    def transcribe(self, audio: str | Path | npt.NDArray[np.float32], source: str | None = None) -> pipeline.Result:
+    def translate(self, audio: Audio, to: Sequence[str], source: str | None = None) -> pipeline.Result:
+        """All of `segments` at once, and their texts joined."""
+        return pipeline.join(list(self.segments(audio, to, source)), to)
+
+    def transcribe(self, audio: Audio, source: str | None = None) -> pipeline.Result:
         """The transcript alone; see `translate`."""
         return self.translate(audio, [], source)
 
@@ -120,7 +139,36 @@ class LocalCloud:
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C among them: nobody wants the answer any more
+            future.cancel()
+            raise
+
+
+def _after(
+    done: Sequence[pipeline.SegmentResult], spoken: Generator[Segment, None, None]
+) -> Generator[Segment, None, None]:
+    """The segments that follow those that are done. Raises UsageError `resume_mismatch`."""
+    with closing(spoken):
+        for result in done:
+            segment = next(spoken, None)
+            if segment is None or (segment.start, segment.end) != (result.start, result.end):
+                raise UsageError(
+                    "resume_mismatch", "What is done already is not of this audio: begin anew, without --resume."
+                )
+        yield from spoken
+
+
+def _warning(
+    results: Generator[pipeline.SegmentResult, None, None], audio: Sound | np.ndarray, owned: bool
+) -> Generator[pipeline.SegmentResult, None, None]:
+    """The results; then a warning if parts of our own sound were damaged, which is closed in any case."""
+    with closing(audio) if owned and isinstance(audio, Sound) else nullcontext(), closing(results):
+        yield from results
+    if owned and isinstance(audio, Sound) and audio.damage is not None:
+        warnings.warn(str(audio.damage), stacklevel=2)
 
 
 def prepare(name: str) -> Path:

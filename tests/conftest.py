@@ -16,15 +16,15 @@ _LISTENS = re.compile(r"listening on (http://[^\s]+:(\d+))")
 
 
 class Server:
-    """One `esrt serve` process; `url` once it answers."""
+    """One `esrt serve` or `esrt sidecar` process; `url` once it answers."""
 
-    def __init__(self, log: Path, *options: str) -> None:
+    def __init__(self, log: Path, *command: str) -> None:
         self._log = log
         self._log.touch()
         begun = len(log.read_bytes())
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "esrt", "serve", *options], stdout=subprocess.DEVNULL, stderr=stderr
+                [sys.executable, "-m", "esrt", *command], stdout=subprocess.DEVNULL, stderr=stderr
             )
         self.url, self.port = self._wait(begun)
 
@@ -37,7 +37,7 @@ class Server:
                 code = self.process.wait(0.1)
             except subprocess.TimeoutExpired:
                 continue
-            pytest.fail(f"esrt serve ended with {code}: {self.log}")
+            pytest.fail(f"esrt ended with {code}: {self.log}")
 
     @property
     def log(self) -> str:
@@ -89,13 +89,28 @@ def start_server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     def start(*options: str | Path) -> Server:
         log = tmp_path_factory.mktemp("server") / "stderr.txt"
-        server = Server(log, "--model", str(model), *map(str, options))
+        server = Server(log, "serve", "--model", str(model), *map(str, options))
         servers.append(server)
         return server
 
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def start_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts `esrt sidecar` with the given options; what still runs at the end is killed."""
+    sidecars: list[Server] = []
+
+    def start(*options: str | Path) -> Server:
+        log = tmp_path_factory.mktemp("sidecar") / "stderr.txt"
+        sidecars.append(Server(log, "sidecar", "--port", "0", *map(str, options)))
+        return sidecars[-1]
+
+    yield start
+    for sidecar in sidecars:
+        sidecar.kill()
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_a_command_parses(command: str) -> None:
 
 def test_every_verb_is_shown() -> None:
     shown = {command.split()[1] for command in COMMANDS}
-    assert shown == {"translate", "transcribe", "serve", "models", "languages", "doctor", "train"}
+    assert shown == {"translate", "transcribe", "serve", "models", "languages", "doctor", "data", "sidecar", "train"}
 
 
 def test_make_targets_are_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import av
@@ -18,66 +19,169 @@ from esrt.errors import AudioError
 _ONLY_THIS_FILE = {"protocol_whitelist": "none"}
 # What bytes that are not what they claim to be make PyAV raise: ValueErrors, OSErrors and RuntimeErrors among them.
 _FFMPEG_ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
+# Formats whose sound goes on without a gap: where time is missing, FFmpeg has left out what it could not read. Others
+# may have gaps that mean nothing: a recording that was paused, a codec that does not send silence.
+_GAPLESS = {"flac", "mp3", "ogg", "wav"}
+_SHORTEST_GAP, _LONGEST_GAP = 0.1, 3600.0  # seconds; beyond these it is a timestamp that is wrong
 
 
-def load(path: str | Path) -> Samples:
-    """The sound in `path`: float32 [n], 16 kHz, all channels averaged, within [-1, 1].
+class Sound:
+    """A sound that is open: iterate, once, for its samples. Use it in a `with`, or call `close` when done.
 
-    Reads whatever FFmpeg reads (the sound of a video too) and raw `.g722`. Raises AudioError `audio_not_found`,
-    `audio_empty` (no bytes, or no sound in them), `audio_no_stream` (a picture, a silent film) or `audio_not_readable`.
+    `seconds` is its length as the container says it, None where it does not; `damage` is what could not be decoded so
+    far, None if nothing.
     """
-    path = Path(path)
-    if not path.exists():
-        raise AudioError("audio_not_found", f"{path} does not exist: check the path.")
-    if not path.is_file():
-        raise AudioError("audio_not_readable", f"{path} is not a file: name a sound file.")
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise AudioError("audio_empty", f"{path} is empty (0 bytes): record or copy it again.")
-            file.seek(0)
-            chunks = list(_decode(file, path))
-    except OSError as error:
-        raise AudioError("audio_not_readable", f"{path} cannot be read: {error.strerror or error}.") from error
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-    if not samples.size:
-        raise AudioError("audio_empty", f"{path} holds no sound: record or copy it again.")
-    if not np.isfinite(samples).all():
-        raise AudioError("audio_not_readable", f"{path} is damaged: it holds samples that are not numbers.")
-    return np.clip(samples, -1.0, 1.0, out=samples)
 
+    seconds: float | None
+    damage: AudioError | None = None
 
-def _decode(file: IO[bytes], path: Path) -> Iterator[Samples]:
-    """Float32 [k] chunks at 16 kHz; damaged packets are skipped as long as most packets are whole."""
-    # G.722 as telephones store it has no header that FFmpeg could know it by.
-    raw = "g722" if path.suffix.lower() == ".g722" else None
-    try:
-        container = av.open(file, mode="r", format=raw, options=_ONLY_THIS_FILE, metadata_errors="replace")
-    except _FFMPEG_ERRORS as error:
-        raise AudioError("audio_not_readable", f"{path} is not a sound file that FFmpeg can read.") from error
-    with container:
-        if not container.streams.audio:
-            raise AudioError("audio_no_stream", f"{path} has no sound in it: name a file with an audio stream.")
-        whole = damaged = 0
-        mixer = _Mixer()
-        packets = container.demux(container.streams.audio[0])
+    def __init__(self, audio: str | Path | IO[bytes]) -> None:
+        """Open a file, or take an open binary one, which stays the caller's to close.
+
+        Reads whatever FFmpeg reads (the sound of a video too) and raw `.g722`. Raises AudioError `audio_not_found`,
+        `audio_empty` (no bytes), `audio_no_stream` (a picture, a silent film) or `audio_not_readable`.
+        """
+        path = Path(audio) if isinstance(audio, str | Path) else None
+        self.name = str(path) if path is not None else "The audio"
+        self._own = _open(path) if path is not None else None
+        file = self._own if self._own is not None else audio
+        # G.722 as telephones store it has no header that FFmpeg could know it by.
+        raw = "g722" if path is not None and path.suffix.lower() == ".g722" else None
+        try:
+            if _is_empty(file):
+                raise AudioError("audio_empty", f"{self.name} is empty (0 bytes): record or copy it again.")
+            self._container = av.open(file, mode="r", format=raw, options=_ONLY_THIS_FILE, metadata_errors="replace")
+        except _FFMPEG_ERRORS as error:
+            self._close_own()
+            raise AudioError("audio_not_readable", f"{self.name} is not a sound file that FFmpeg can read.") from error
+        except AudioError:
+            self._close_own()
+            raise
+        if not self._container.streams.audio:
+            self.close()
+            raise AudioError("audio_no_stream", f"{self.name} has no sound in it: name a file with an audio stream.")
+        duration = self._container.duration  # microseconds, or nothing
+        self.seconds = duration / av.time_base if duration is not None and duration > 0 else None
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Float32 [k], 16 kHz, all channels averaged, within [-1, 1]; silence where damaged packets are left out.
+
+        Raises AudioError, at the end, `audio_empty` if there was no sound, or `audio_not_readable` if most packets were
+        damaged; that too at once where samples are not numbers.
+        """
+        count = 0
+        for chunk in self._decode():
+            if not np.isfinite(chunk).all():
+                raise AudioError(
+                    "audio_not_readable", f"{self.name} is damaged: it holds samples that are not numbers."
+                )
+            count += chunk.size
+            yield np.clip(chunk, -1.0, 1.0, out=chunk)
+        if not count:
+            raise AudioError("audio_empty", f"{self.name} holds no sound: record or copy it again.")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+        self._close_own()
+
+    def __enter__(self) -> Sound:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _close_own(self) -> None:
+        if self._own is not None:
+            self._own.close()
+
+    def _decode(self) -> Iterator[Samples]:
+        whole = damaged = heard = 0
+        mixer, clock = _Mixer(), _Clock()
+        packets = self._container.demux(self._container.streams.audio[0])
         while True:
             try:
                 packet = next(packets, None)
-            except _FFMPEG_ERRORS:  # the container breaks off here: what was read so far is still speech
+            except _FFMPEG_ERRORS:  # what was read so far is still speech
                 damaged += 1
+                self.damage = self._damaged(f"it breaks off after {heard / SAMPLE_RATE:.0f} s")
                 break
             if packet is None:
                 break
             try:
                 for frame in packet.decode():
-                    yield from mixer.push(frame)
+                    if gap := clock.gap_before(frame):
+                        if self._container.format.name in _GAPLESS:
+                            self.damage = self._damaged(f"{gap:.1f} s are missing after {heard / SAMPLE_RATE:.0f} s")
+                        heard += round(gap * SAMPLE_RATE)
+                        yield from _silence(gap)
+                    for chunk in mixer.push(frame):
+                        heard += chunk.size
+                        yield chunk
                 whole += 1
             except _FFMPEG_ERRORS:
                 damaged += 1
+                self.damage = self._damaged(f"{damaged} of its packets cannot be decoded")
         yield from mixer.flush()
         if damaged > whole:
-            raise AudioError("audio_not_readable", f"{path} is damaged: most of it cannot be decoded.")
+            raise AudioError("audio_not_readable", f"{self.name} is damaged: most of it cannot be decoded.")
+
+    def _damaged(self, how: str) -> AudioError:
+        return AudioError("audio_damaged", f"{self.name} is damaged ({how}), and what was said there is missing.")
+
+
+def load(audio: str | Path | IO[bytes]) -> Samples:
+    """The whole sound: float32 [n], 16 kHz, mono, within [-1, 1]. Raises AudioError as Sound and its iterator do."""
+    with Sound(audio) as sound:
+        return np.concatenate(list(sound))
+
+
+def _open(path: Path) -> IO[bytes]:
+    if not path.exists():
+        raise AudioError("audio_not_found", f"{path} does not exist: check the path.")
+    if not path.is_file():
+        raise AudioError("audio_not_readable", f"{path} is not a file: name a sound file.")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise AudioError("audio_not_readable", f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _is_empty(file: Any) -> bool:
+    """Whether an open file ends where it begins; False for a pipe, which would lose what is read to find out."""
+    if not file.seekable():
+        return False
+    place = file.tell()
+    empty = not file.read(1)
+    file.seek(place)
+    return empty
+
+
+class _Clock:
+    """Finds time that is missing between frames, so that what follows keeps its place."""
+
+    def __init__(self) -> None:
+        self._next: float | None = None
+
+    def gap_before(self, frame: av.AudioFrame) -> float:
+        """Seconds without sound before this frame; 0 where there is no gap worth the name, or no time."""
+        begin = self._next
+        if frame.pts is not None and frame.time_base is not None:
+            begin = float(frame.pts * frame.time_base)
+        if begin is None:
+            return 0.0
+        gap = begin - self._next if self._next is not None else 0.0
+        self._next = begin + frame.samples / frame.sample_rate
+        return gap if _SHORTEST_GAP < gap < _LONGEST_GAP else 0.0
+
+
+def _silence(seconds: float) -> Iterator[Samples]:
+    left = round(seconds * SAMPLE_RATE)
+    while left > 0:
+        yield np.zeros(min(left, SAMPLE_RATE), np.float32)
+        left -= SAMPLE_RATE
 
 
 class _Mixer:

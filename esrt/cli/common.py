@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
+from esrt.audio.subtitles import SUFFIXES
 from esrt.wire.codecs import CODECS
 
 if TYPE_CHECKING:
@@ -44,7 +45,14 @@ def speech(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cloud", metavar="URL", help="address of `esrt serve`; left out, both halves run here")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
     parser.add_argument("--codec", choices=tuple(CODECS), default="int8", help="packing of the tensor (default int8)")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: one object a line and file")
+    parser.add_argument(
+        "--format",
+        choices=tuple(SUFFIXES),
+        default="text",
+        help="text (default), json or verbose_json (an object a line and file), srt, vtt or tsv (always into files)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="write files there, one a language: clip.deu.srt")
+    parser.add_argument("--resume", action="store_true", help="go on with what a run before this one left unfinished")
 
 
 def size(text: str) -> int:

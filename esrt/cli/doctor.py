@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PURPOSES = {
     "": "the device's half",
     "cloud": "the cloud's half, and both halves in one process",
+    "sidecar": "OpenAI's audio API on this device",
     "tiny": "the base weights of ESRT-270M as packages",
     "train": "training",
     "eval": "scoring",

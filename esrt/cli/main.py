@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esrt import __version__
-from esrt.cli import doctor, languages, models, serve, train, transcribe, translate
+from esrt.cli import data, doctor, languages, models, serve, sidecar, train, transcribe, translate
 from esrt.cli.common import fail, help_format
 from esrt.errors import ESRTError, UsageError
 
@@ -18,6 +18,7 @@ examples:
   esrt translate clip.flac --to eng,deu               both halves on this machine
   esrt serve --no-auth                                the cloud's half, for this machine only
   esrt translate clip.flac --to deu --cloud http://127.0.0.1:8080
+  esrt sidecar --cloud http://127.0.0.1:8080          OpenAI's audio API on this device
   esrt transcribe clip.flac --format json
   esrt doctor                                         what is installed, what is missing, what to type
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"esrt {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (translate, transcribe, serve, models, languages, doctor, train):
+    for verb in (translate, transcribe, serve, sidecar, models, languages, doctor, data, train):
         verb.add(verbs)
     return top
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         )
     keys = load_keys(Path(args.key_file)) if args.key_file else None
     check_bind(args.host, keys)
-    with _bind(args.host, args.port) as listener:
+    with bind(args.host, args.port) as listener:
         return _serve(args, keys, listener)
 
 
@@ -96,7 +96,8 @@ def new_key(name: str, path: Path) -> str:
     return key
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has the address but does not listen yet. Raises UsageError `port_taken`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -111,15 +112,17 @@ def _serve(args: argparse.Namespace, keys: Keys | None, listener: socket.socket)
     import uvicorn
 
     from esrt.cloud.app import create_app
+    from esrt.cloud.edge_files import EdgeFiles
     from esrt.cloud.feature_cache import FeatureCache
-    from esrt.cloud.load import EDGE_FILE, load_card, load_service
+    from esrt.cloud.load import load_card, load_service
     from esrt.translator import prepare
 
     # An operator's SIGTERM is an end in order, before the server runs too; uvicorn hands it back to us after draining.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print(f"esrt: loading {args.model}", file=sys.stderr)
     folder = prepare(args.model)
-    app = create_app(load_service(folder), FeatureCache(args.cache_bytes), keys, load_card(folder), folder / EDGE_FILE)
+    edge = EdgeFiles(folder)
+    app = create_app(load_service(folder), FeatureCache(args.cache_bytes), keys, load_card(folder, edge), edge)
     # Requests in flight get their answer before the process ends; an access log would tell who asked when.
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=DRAIN_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from esrt.cli import common, translate
+from esrt.cli import common, speech
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
@@ -20,6 +20,7 @@ def add(verbs: Verbs) -> None:
         """
 esrt transcribe clip.flac
 esrt transcribe *.wav --format json
+esrt transcribe meeting.mp3 --format vtt --out subtitles
 esrt transcribe clip.wav --cloud http://127.0.0.1:8080
 """,
     )
@@ -29,4 +30,4 @@ esrt transcribe clip.wav --cloud http://127.0.0.1:8080
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe each file; 0 if all went well, 2 if a file was not readable speech."""
-    return translate.each_file(args, to=[])
+    return speech.each_file(args, to=[])

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,14 +14,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.feature_cache import FeatureCache
 from esrt.cloud.metrics import Metrics
 from esrt.cloud.problems import internal_error, no_route, respond
 from esrt.cloud.routes import Routes
 from esrt.cloud.security import Keys, tenant_of
 from esrt.cloud.service import Service
-from esrt.cloud.trace import where
-from esrt.errors import ESRTError
+from esrt.errors import ESRTError, where
 from esrt.wire.schemas import ModelCard
 
 log = logging.getLogger(__name__)
@@ -30,14 +29,14 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Request, str], Awaitable[Response]]
 
 
-def create_app(service: Service, cache: FeatureCache, keys: Keys | None, card: ModelCard, edge_path: Path) -> Starlette:
+def create_app(service: Service, cache: FeatureCache, keys: Keys | None, card: ModelCard, edge: EdgeFiles) -> Starlette:
     """The application that serves one model; it closes the service's engine when it ends.
 
-    `keys` of None lets everyone in: ask `security.check_bind` before listening. `edge_path` is the file that
-    `card.edge` describes.
+    `keys` of None lets everyone in: ask `security.check_bind` before listening. `edge` are the files that
+    `card.edge` lists.
     """
     metrics = Metrics()
-    routes = Routes(service, cache, card, edge_path, metrics)
+    routes = Routes(service, cache, card, edge, metrics)
 
     def route(path: str, method: str, handler: Handler, *, needs_key: bool = True) -> Route:
         return Route(path, _Endpoint(path, handler, keys if needs_key else None, metrics), methods=[method])

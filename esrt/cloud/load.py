@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 
+from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.engines.base import Rows
 from esrt.cloud.engines.transformers import TransformersEngine
 from esrt.cloud.service import Service
 from esrt.config import ModelConfig
-from esrt.errors import ModelError
 from esrt.languages import CORE
 from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer
-from esrt.model.manifest import sha256
 from esrt.wire.codecs import CODECS
-from esrt.wire.schemas import EdgeFile, ModelCard
-
-EDGE_FILE = "edge.onnx"
+from esrt.wire.schemas import ModelCard
 
 
 def load_service(folder: Path) -> Service:
@@ -48,12 +45,9 @@ def load_service(folder: Path) -> Service:
     )
 
 
-def load_card(folder: Path) -> ModelCard:
-    """What `GET /v1/models` says of a ready folder. Its edge model is `folder / EDGE_FILE`. Raises ModelError."""
+def load_card(folder: Path, edge: EdgeFiles) -> ModelCard:
+    """What `GET /v1/models` says of a ready folder. Raises ModelError."""
     config = ModelConfig.load(folder / "config.json")
-    edge = folder / EDGE_FILE
-    if not edge.is_file():
-        raise ModelError("model_not_ready", f"{folder} has no {EDGE_FILE}: use what esrt.hub.resolve returns for it.")
     return ModelCard(
         name=config.name,
         fingerprint=checkpoint.fingerprint(folder).hex(),
@@ -62,7 +56,7 @@ def load_card(folder: Path) -> ModelCard:
         codecs=list(CODECS),
         context=config.context,
         languages=list(CORE),
-        edge=EdgeFile(EDGE_FILE, sha256(edge), edge.stat().st_size),
+        edge=edge.listed,
     )
 
 

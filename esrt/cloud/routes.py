@@ -6,20 +6,19 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from esrt.cloud.body import read_body, unless_gone
+from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.feature_cache import FeatureCache
 from esrt.cloud.metrics import CONTENT_TYPE, Metrics
 from esrt.cloud.problems import internal_error, problem_of
 from esrt.cloud.service import Event, Service
-from esrt.cloud.trace import where
-from esrt.errors import CloudError, ESRTError, FrameError
+from esrt.errors import CloudError, ESRTError, FrameError, where
 from esrt.wire.frame import Frame
 from esrt.wire.schemas import ModelCard, TranslationRequest, models_to_json
 
@@ -33,12 +32,12 @@ class Routes:
     """The handlers of one application: each takes the request and its tenant."""
 
     def __init__(
-        self, service: Service, cache: FeatureCache, card: ModelCard, edge_path: Path, metrics: Metrics
+        self, service: Service, cache: FeatureCache, card: ModelCard, edge: EdgeFiles, metrics: Metrics
     ) -> None:
         self._service = service
         self._cache = cache
         self._card = card
-        self._edge_path = edge_path
+        self._edge = edge
         self._metrics = metrics
 
     async def translate(self, request: Request, tenant: str) -> Response:
@@ -76,10 +75,8 @@ class Routes:
         return JSONResponse(models_to_json([self._card]))
 
     async def edge(self, request: Request, tenant: str) -> Response:
-        """GET /v1/edge/{file}: the one file that the model's card names, and no other path."""
-        if request.path_params["file"] != self._card.edge.file:
-            raise CloudError("edge_not_found", f"The only edge model here is {self._card.edge.file}.", 404)
-        return FileResponse(self._edge_path, media_type="application/octet-stream")
+        """GET /v1/edge/{file}: a file that the model's card names, and no other path."""
+        return self._edge.respond(request.path_params["file"], request)
 
     async def metrics(self, request: Request, tenant: str) -> Response:
         """GET /metrics."""

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import TYPE_CHECKING, overload
 
 import httpx
 
-from esrt import languages
-from esrt.edge import exchange
-from esrt.edge.exchange import Answer, Lost, Peer, Talk, Value, one_line
-from esrt.errors import CloudError, ModelError, UsageError
-from esrt.model.manifest import sha256
-from esrt.wire.schemas import EdgeFile, ModelCard, TranslationRequest, TranslationResponse, models_from_json
+from esrt.edge import exchange, fetch
+from esrt.edge.exchange import Answer, Lost, Pause, Request, Talk, Task, Value
+from esrt.edge.fetch import Progress
+from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
+from esrt.wire.schemas import ModelCard, TranslationResponse
 
-TIMEOUT_SECONDS = 120.0
-CONNECT_SECONDS = 10.0
-ANSWER_CAP = 8 << 20
-_CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from esrt.audio.segments import Audio
+    from esrt.edge.encoder import Encoder
+    from esrt.edge.pipeline import Result, SegmentResult
 
 
-class Client:
+class Client(Line):
     """One cloud. Use it in a `with`, or call `close` when done.
 
     `bytes_sent` and `bytes_received` count HTTP as it is before TLS, heads and bodies, of every attempt.
@@ -40,50 +36,70 @@ class Client:
         key: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
-        patience: float = 60.0,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
-        base = _base(url)
-        headers = {"User-Agent": "esrt", "Accept": "application/json", "Accept-Encoding": "identity"}
-        if key is not None:
-            if not re.fullmatch(r"[!-~]+", key.strip()):
-                raise UsageError("bad_key", "A key is one word of plain characters: check the key file.")
-            headers["Authorization"] = f"Bearer {key.strip()}"
-        self._http = httpx.Client(
-            base_url=base,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            transport=transport,
-            # A cookie would let a cloud tell devices of one key apart.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            # No proxy of the environment leads to this device's own loopback.
-            trust_env=not _is_loopback(base.host),
-        )
-        self._timeout = timeout
-        self._peer = Peer(str(base.copy_with(username=None, password=None)).rstrip("/"), patience)
-        self._lock = threading.Lock()
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        super().__init__(url, key, timeout, patience)
+        self._http = self._open(httpx.Client, transport)
+        self._encoder: Encoder | None = None
+        self._loading = threading.Lock()
+
+    @overload
+    def translate(
+        self, speech: bytes, /, to: Sequence[str], source: str | None = None, task: Task = "translate", beam: int = 1
+    ) -> TranslationResponse: ...
+
+    @overload
+    def translate(self, speech: Audio, /, to: Sequence[str], source: str | None = None) -> Result: ...
 
     def translate(
         self,
-        frame: bytes,
+        speech: bytes | Audio,
+        /,
         to: Sequence[str],
         source: str | None = None,
-        task: Literal["translate", "transcribe"] = "translate",
+        task: Task = "translate",
         beam: int = 1,
-    ) -> TranslationResponse:
-        """The answer to one frame, in one round trip. Languages are codes that `languages.get` knows.
+    ) -> TranslationResponse | Result:
+        """Transcript and translations of a sound (a path, an open file, samples), or of one frame (bytes).
 
-        A frame that the cloud holds already is not sent again, unless the cloud forgot it. The frame is tried until it
-        is answered or `patience` ends. Raises UsageError `unknown_language`, FrameError, CloudError.
+        Languages are codes that `languages.get` knows. A sound is encoded here, see `segments`; no language `to` gives
+        a transcript only. Of a frame, `task` and `beam` may be said too; it takes one round trip, and one that the
+        cloud holds already is not sent again, unless the cloud forgot it. A frame is tried until it is answered or
+        `patience` ends. Raises UsageError, AudioError, FrameError, ModelError, CloudError.
         """
-        targets = list(dict.fromkeys(languages.get(code).code for code in to))
-        spoken = languages.get(source).code if source is not None else None
-        return self._hold(exchange.translation(self._peer, frame, TranslationRequest("", targets, spoken, task, beam)))
+        if isinstance(speech, bytes):
+            return self._hold(exchange.translation(self._peer, speech, to, source, task, beam))
+        from esrt.edge import pipeline
+
+        return pipeline.translate(speech, self.encoder(), self, to, source)
+
+    def segments(
+        self, speech: Audio, to: Sequence[str] = (), source: str | None = None
+    ) -> Generator[SegmentResult, None, None]:
+        """Each segment of a sound with its times, transcript and translations, as soon as the cloud has answered.
+
+        Segments are at most 30 s, and silence is in none; the next is encoded while this one is waited for. Memory
+        stays flat, however long the sound is. Raises as `translate`, after the segments that came before.
+        """
+        from esrt.audio.segments import segments
+        from esrt.edge import pipeline
+
+        return pipeline.translate_segments(segments(speech), self.encoder(), self, to, source)
+
+    def encoder(self, progress: Progress | None = None) -> Encoder:
+        """The device's half that belongs to this cloud, fetched where need be and loaded once.
+
+        `progress` is told bytes so far and in all, if anything is to be fetched. Raises ModelError, CloudError.
+        """
+        with self._loading:
+            if self._encoder is None:
+                path, card = self._hold(fetch.edge_model(self._peer, progress=progress))
+                self._encoder = fetch.load(path, card, self._peer.url)
+            return self._encoder
 
     def upload(self, frame: bytes) -> str:
         """Store one frame in the cloud, to be translated later; returns the features' id. Raises as `translate`."""
@@ -91,28 +107,11 @@ class Client:
 
     def models(self) -> list[ModelCard]:
         """What the cloud serves, at least one. Raises CloudError."""
-        cards = models_from_json(self._hold(exchange.ask(self._peer, exchange.Request("GET", "/v1/models"))).body)
-        if not cards:
-            raise CloudError("bad_response", "The cloud serves no model: ask whoever runs it.")
-        return cards
+        return self._hold(exchange.models(self._peer))
 
-    def download_edge(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Path:
-        """The edge model that belongs to this cloud, in `folder`; downloaded if it is not there whole already.
-
-        The file's name holds its SHA-256, so models of several clouds share a folder. `progress` is told bytes so far
-        and in all. Raises CloudError, or ModelError `edge_not_saved`.
-        """
-        edge = self.models()[0].edge
-        if not re.fullmatch(r"[0-9a-f]{64}", edge.sha256):  # part of a file's name here
-            raise CloudError("bad_response", "The cloud's answer cannot be read: `edge.sha256` must be 64 hex digits.")
-        path = Path(folder) / f"edge-{edge.sha256[:16]}.onnx"
-        try:
-            if not path.is_file() or sha256(path) != edge.sha256:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._download(edge, path, progress)
-        except OSError as error:
-            reason = error.strerror or error
-            raise ModelError("edge_not_saved", f"The edge model cannot be kept in {folder}: {reason}.") from error
+    def download_edge(self, folder: str | Path | None = None, progress: Progress | None = None) -> Path:
+        """The edge model's ONNX file, in a folder of its own under `folder` (or our cache); see `fetch.edge_model`."""
+        path, _ = self._hold(fetch.edge_model(self._peer, None if folder is None else Path(folder), progress))
         return path
 
     def wait_ready(self, seconds: float) -> None:
@@ -131,127 +130,36 @@ class Client:
     ) -> None:
         self.close()
 
-    def _download(self, edge: EdgeFile, path: Path, progress: Callable[[int, int], None] | None) -> None:
-        """Write beside `path`, check, then rename: what has the name is whole."""
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".edge-", delete=False) as file:
-            beside = Path(file.name)
+    def _hold(self, talk: Talk[Value]) -> Value:
+        """Hold a conversation to its end."""
+        with closing(talk):
             try:
-                sink = _Sink(file, edge.bytes, progress)
-                self._hold(exchange.ask(self._peer, exchange.Request("GET", f"/v1/edge/{edge.file}")), sink)
-                file.close()
-                if sha256(beside) != edge.sha256:
-                    raise CloudError("edge_model_damaged", "The edge model was damaged on its way: download it again.")
-                beside.replace(path)
-            finally:
-                file.close()
-                beside.unlink(missing_ok=True)
-
-    def _hold(self, talk: Talk[Value], sink: _Sink | None = None) -> Value:
-        """Hold a conversation to its end. A body of success goes into `sink` if there is one."""
-        heard: Answer | Lost | None = None
-        while True:
-            try:
-                step = talk.send(heard)
+                step = next(talk)
+                while True:
+                    try:
+                        heard = self._do(step)
+                    except Exception as error:  # a sink's full disk: the conversation knows what to say of it
+                        step = talk.throw(error)
+                    else:
+                        step = talk.send(heard)
             except StopIteration as end:
                 value: Value = end.value
                 return value
-            if isinstance(step, exchange.Pause):
-                time.sleep(step.seconds)
-                heard = None
-            else:
-                heard = self._send(step, sink)
 
-    def _send(self, what: exchange.Request, sink: _Sink | None) -> Answer | Lost:
-        kind = {"Content-Type": what.kind} if what.kind else {}
-        request = self._http.build_request(
-            what.method, what.path.lstrip("/"), params=what.query or None, content=what.body or None, headers=kind
-        )
-        size = _size_sent(request)
-        self._count(sent=size)
+    def _do(self, step: Request | Pause) -> Answer | Lost | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        request = self._begin(self._http, step)
         try:
             response = self._http.send(request, stream=True)
             try:
-                into = sink if sink is not None and response.is_success else _Sink()
-                into.fill(response)
+                body = self._body(step, response)
+                for chunk in response.iter_raw():
+                    body.take(chunk)
             finally:
                 response.close()
-                self._count(received=_size_received(response))
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, headers, into.body)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            self._count(sent=-size)
-            return Lost(one_line(str(error)) or "no connection")
-        except httpx.TimeoutException:
-            return Lost(f"over {self._timeout:g} s", late=True)
+                self._end(response)
+            return body.answer()
         except httpx.TransportError as error:
-            return Lost(one_line(str(error)) or "the connection was lost")
-
-    def _count(self, sent: int = 0, received: int = 0) -> None:
-        with self._lock:
-            self.bytes_sent += sent
-            self.bytes_received += received
-
-
-class _Sink:
-    """Where a body goes: a file of `size` bytes, or memory. Never more than that, whatever the other side sends."""
-
-    def __init__(
-        self, file: IO[bytes] | None = None, size: int = ANSWER_CAP, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        self._file = file
-        self._size = size
-        self._progress = progress
-        self.body = b""
-
-    def fill(self, response: httpx.Response) -> None:
-        """Read the whole body, from its start on each attempt."""
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
-        chunks = []
-        count = 0
-        for chunk in response.iter_raw(_CHUNK):
-            count += len(chunk)
-            if count > self._size:
-                raise CloudError("bad_response", "The cloud's answer is larger than any should be. Is its URL right?")
-            if self._file is None:
-                chunks.append(chunk)
-            else:
-                self._file.write(chunk)
-            if self._progress is not None:
-                self._progress(count, self._size)
-        self.body = b"".join(chunks)
-
-
-def _base(url: str) -> httpx.URL:
-    try:
-        base = httpx.URL(url.strip().rstrip("/") + "/")
-    except httpx.InvalidURL:
-        base = httpx.URL("")
-    if base.scheme not in ("http", "https") or not base.host:
-        raise UsageError(
-            "bad_url", f"{one_line(url)!r} is not a cloud's address: give one such as https://example.org."
-        )
-    return base
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _size_sent(request: httpx.Request) -> int:
-    line = len(request.method) + 1 + len(request.url.raw_path) + len(" HTTP/1.1\r\n")
-    return line + _size_headers(request.headers) + len(request.content)
-
-
-def _size_received(response: httpx.Response) -> int:
-    reason: bytes = response.extensions.get("reason_phrase", b"")
-    line = len("HTTP/1.1 200 \r\n") + len(reason)
-    return line + _size_headers(response.headers) + response.num_bytes_downloaded
-
-
-def _size_headers(headers: httpx.Headers) -> int:
-    return sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw) + len("\r\n")
+            return self._lost(request, error)

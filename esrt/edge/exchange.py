@@ -1,7 +1,7 @@
 """The conversation with a cloud, without a socket: what to send or how long to wait, given what came back.
 
 Each conversation is a generator. It yields a Request, and is sent the Answer or the Lost that came of it; or it yields
-a Pause, and is sent None. `client` drives it over blocking sockets; any other way of sending can drive the same.
+a Pause, and is sent None. `client` drives it over blocking sockets, `async_client` in an event loop.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import json
 import random
 import re
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
+from esrt import languages
 from esrt.errors import CloudError
 from esrt.wire import frame
-from esrt.wire.schemas import Problem, TranslationRequest, TranslationResponse
+from esrt.wire.schemas import ModelCard, Problem, TranslationRequest, TranslationResponse, models_from_json
 
 Value = TypeVar("Value")
 
@@ -28,16 +29,38 @@ POLL_SECONDS = 0.5
 REMEMBERED = 10_000
 _FRAME_TYPE = "application/octet-stream"
 
+Task: TypeAlias = Literal["translate", "transcribe"]
+
+
+class Sink(Protocol):
+    """Where a body of success goes that is too large for memory."""
+
+    def headers(self) -> dict[str, str]:
+        """What to ask for: all of it, or what is missing after an attempt that broke off."""
+        ...
+
+    def begin(self, status: int) -> None:
+        """The body begins: with status 206 where an earlier attempt ended, else from the start."""
+        ...
+
+    def take(self, chunk: bytes) -> None:
+        """The next bytes. Raises CloudError `bad_response` when there are more than there should be."""
+        ...
+
 
 @dataclass(frozen=True)
 class Request:
-    """What to send. `path` begins after the cloud's URL; `kind` is the body's media type, "" where there is none."""
+    """What to send. `path` begins after the cloud's URL; `kind` is the body's media type, "" where there is none.
+
+    The body of success goes into `sink`, if there is one.
+    """
 
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     kind: str = ""
+    sink: Sink | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the cloud said. Names of headers are in lower case; `body` is empty where it went into a file."""
+    """What the cloud said. Names of headers are in lower case; `body` is empty where it went into a sink."""
 
     status: int
     headers: Mapping[str, str]
@@ -115,11 +138,16 @@ def ask(peer: Peer, request: Request) -> Talk[Answer]:
     raise AssertionError("unreachable")
 
 
-def translation(peer: Peer, data: bytes, what: TranslationRequest) -> Talk[TranslationResponse]:
+def translation(
+    peer: Peer, data: bytes, to: Sequence[str], source: str | None, task: Task, beam: int
+) -> Talk[TranslationResponse]:
     """Translate one frame: a new one is sent along, a known one is named, one that the cloud forgot is sent again.
 
-    Raises FrameError where `data` is no frame, and CloudError as `ask` does.
+    Raises UsageError `unknown_language`, FrameError where `data` is no frame, and CloudError as `ask` does.
     """
+    targets = list(dict.fromkeys(languages.get(code).code for code in to))
+    spoken = languages.get(source).code if source is not None else None
+    what = TranslationRequest("", targets, spoken, task, beam)
     features = frame.read(data, cap=len(data)).id
     if features in peer.known:
         named = TranslationRequest(features, what.to, what.from_, what.task, what.beam)
@@ -143,6 +171,14 @@ def upload(peer: Peer, data: bytes) -> Talk[str]:
         yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
         peer.remember(features)
     return features
+
+
+def models(peer: Peer) -> Talk[list[ModelCard]]:
+    """What the cloud serves, at least one."""
+    cards = models_from_json((yield from ask(peer, Request("GET", "/v1/models"))).body)
+    if not cards:
+        raise CloudError("bad_response", "The cloud serves no model: ask whoever runs it.")
+    return cards
 
 
 def readiness(peer: Peer, seconds: float) -> Talk[None]:
@@ -193,6 +229,8 @@ def _error(peer: Peer, heard: Answer | Lost | None) -> CloudError:
         pass
     if heard.status == 401:
         code = "unauthorized"
+    if code == "frame_wrong_model":
+        sentence = f"The cloud at {peer.url} has another model now: start again here, which fetches its edge model."
     if not sentence:
         sentence = f"{peer.url} answered with status {heard.status} and no reason: is it the address of an ESRT cloud?"
     return CloudError(code, sentence, heard.status)

@@ -1,28 +1,33 @@
-"""Speech of any length -> transcript and translations: cut, encode, send, join."""
+"""Segments of speech -> transcript and translations: encode, send, join. While one is decoded, the next is encoded."""
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from esrt import languages
-from esrt.audio.pieces import cut, is_silent
-from esrt.audio.samples import Samples, checked
-from esrt.config import SAMPLE_RATE
-from esrt.errors import CloudError
+from esrt.audio import subtitles
+from esrt.audio.samples import Samples
+from esrt.audio.segments import Audio, Segment, segments
+from esrt.errors import CloudError, UsageError
 from esrt.wire import codecs
 from esrt.wire.codecs import Tables
 from esrt.wire.schemas import TranslationResponse
 
 Task = Literal["translate", "transcribe"]
 
-# Sentences follow each other without a space. (Thai, Lao, Khmer and Burmese do set one between sentences.)
-_UNSPACED = {"cmn", "jpn", "yue"}
+Item = TypeVar("Item")
+
+# Frames that wait for the cloud. More would gain nothing: the cloud decodes one at a time.
+AHEAD = 1
 
 
 class Encodes(Protocol):
@@ -40,21 +45,27 @@ class Sends(Protocol):
     """What brings a frame to a cloud and its answer back: `esrt.edge.client.Client`, or a cloud in this process."""
 
     def translate(
-        self, frame: bytes, to: list[str], source: str | None = None, task: Task = "translate"
+        self, frame: bytes, /, to: list[str], source: str | None = None, task: Task = "translate"
     ) -> TranslationResponse:
         """The answer to one frame."""
         ...
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What was said from second `start` to second `end`. `source` is None where nothing was."""
+class SegmentResult:
+    """What was said from second `start` to second `end`, and what it took: see Result.
+
+    `source` is the language's code, None where the model heard no speech.
+    """
 
     start: float
     end: float
     source: str | None
     transcript: str
     translations: dict[str, str]
+    wire_bytes: int = 0
+    edge_seconds: float = 0.0
+    cloud_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,79 +73,154 @@ class Result:
     """A whole clip's texts. `source` is the code of the language spoken longest, None if nothing was said.
 
     `wire_bytes` counts the frames' bytes; the seconds are those spent encoding, and those until the answers were here.
+    The two go on at the same time.
     """
 
     source: str | None
     transcript: str
     translations: dict[str, str]
-    pieces: tuple[Piece, ...]
+    segments: tuple[SegmentResult, ...]
     wire_bytes: int
     edge_seconds: float
     cloud_seconds: float
 
 
 def translate(
-    samples: npt.NDArray[Any],
+    audio: Audio,
     encoder: Encodes,
     send: Sends,
     to: Sequence[str] = (),
     source: str | None = None,
     codec: str = "int8",
 ) -> Result:
-    """Transcribe samples (float [n], 16 kHz, mono) and translate them into the languages `to`; none: transcribe only.
+    """All of `translate_segments(segments(audio), ...)`, joined."""
+    return join(list(translate_segments(segments(audio), encoder, send, to, source, codec)), to)
 
-    Each piece of at most 30 s is one frame. A silent piece is an empty text that no cloud is asked for. Without
-    `source` the model finds the language, and it stays unknown to the network. Raises UsageError `unknown_language` or
-    `unknown_codec`, AudioError, ModelError, and whatever `send` raises.
+
+def translate_segments(
+    spoken: Iterable[Segment],
+    encoder: Encodes,
+    send: Sends,
+    to: Sequence[str] = (),
+    source: str | None = None,
+    codec: str = "int8",
+) -> Generator[SegmentResult, None, None]:
+    """Transcribe segments and translate them into the languages `to`; none: transcribe only. In order, as they come.
+
+    Each segment is one frame. A thread reads and encodes ahead while `send` waits for the answer to the frame before;
+    `close` on the iterator ends it. Without `source` the model finds the language, and it stays unknown to the network.
+    Raises UsageError `unknown_language` or `unknown_codec`, and, after all that came before, whatever `spoken`, the
+    encoder and `send` raise.
     """
-    samples = checked(samples)
-    targets = list(dict.fromkeys(languages.get(code).code for code in to))
-    spoken = languages.get(source).code if source is not None else None
-    task: Task = "translate" if targets else "transcribe"
-    pieces = []
-    wire_bytes = 0
-    edge_seconds = cloud_seconds = 0.0
-    for start, end in cut(samples):
-        answer = None
-        if not is_silent(samples[start:end]):
-            began = time.perf_counter()
-            rows = encoder.encode(samples[start:end])
-            frame = codecs.encode(rows, codec, encoder.tables, encoder.fingerprint).to_bytes()
-            encoded = time.perf_counter()
-            answer = send.translate(frame, to=targets, source=spoken, task=task)
-            cloud_seconds += time.perf_counter() - encoded
-            edge_seconds += encoded - began
-            wire_bytes += len(frame)
-        pieces.append(_piece(start / SAMPLE_RATE, end / SAMPLE_RATE, targets, answer))
-    found = _longest(pieces)
+    targets = _codes(to)
+    named = languages.get(source).code if source is not None else None
+    if codec not in codecs.CODECS:
+        raise UsageError("unknown_codec", f"Unknown codec {codec[:40]!r}: use {' or '.join(codecs.CODECS)}.")
+    return _answers(_ahead(_frames(spoken, encoder, codec)), send, targets, named)
+
+
+def join(results: Sequence[SegmentResult], to: Sequence[str] = ()) -> Result:
+    """The texts of a whole clip, from those of its segments in order."""
+    found = _longest(results)
     return Result(
         source=found,
-        transcript=_join((piece.transcript for piece in pieces), found),
-        translations={code: _join((piece.translations[code] for piece in pieces), code) for code in targets},
-        pieces=tuple(pieces),
-        wire_bytes=wire_bytes,
-        edge_seconds=edge_seconds,
-        cloud_seconds=cloud_seconds,
+        transcript=subtitles.join((result.transcript for result in results), found),
+        translations={code: subtitles.join((r.translations[code] for r in results), code) for code in _codes(to)},
+        segments=tuple(results),
+        wire_bytes=sum(result.wire_bytes for result in results),
+        edge_seconds=sum(result.edge_seconds for result in results),
+        cloud_seconds=sum(result.cloud_seconds for result in results),
     )
 
 
-def _piece(start: float, end: float, targets: list[str], answer: TranslationResponse | None) -> Piece:
-    if answer is None:
-        return Piece(start, end, None, "", dict.fromkeys(targets, ""))
-    missing = [code for code in targets if code not in answer.translations]
-    if missing:
-        raise CloudError("bad_response", f"The cloud's answer lacks the translation into {missing[0]}: try again.")
-    translations = {code: answer.translations[code] for code in targets}
-    return Piece(start, end, answer.source, answer.transcript, translations)
+@dataclass(frozen=True)
+class _Frame:
+    """A segment that is ready to be sent."""
+
+    start: float
+    end: float
+    data: bytes
+    seconds: float
 
 
-def _longest(pieces: list[Piece]) -> str | None:
+def _frames(spoken: Iterable[Segment], encoder: Encodes, codec: str) -> Generator[_Frame, None, None]:
+    for segment in spoken:
+        began = time.perf_counter()
+        rows = encoder.encode(segment.samples)
+        data = codecs.encode(rows, codec, encoder.tables, encoder.fingerprint).to_bytes()
+        yield _Frame(segment.start, segment.end, data, time.perf_counter() - began)
+
+
+def _answers(
+    frames: Generator[_Frame, None, None], send: Sends, targets: list[str], source: str | None
+) -> Generator[SegmentResult, None, None]:
+    with closing(frames):
+        for frame in frames:
+            began = time.perf_counter()
+            answer = send.translate(
+                frame.data, to=targets, source=source, task="translate" if targets else "transcribe"
+            )
+            seconds = time.perf_counter() - began
+            missing = [code for code in targets if code not in answer.translations]
+            if missing:
+                raise CloudError(
+                    "bad_response", f"The cloud's answer lacks the translation into {missing[0]}: try again."
+                )
+            yield SegmentResult(
+                start=frame.start,
+                end=frame.end,
+                source=answer.source,
+                transcript=answer.transcript,
+                translations={code: answer.translations[code] for code in targets},
+                wire_bytes=len(frame.data),
+                edge_seconds=frame.seconds,
+                cloud_seconds=seconds,
+            )
+
+
+def _ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """The same items in the same order, made by a thread of its own: one is in the making while AHEAD of them wait.
+
+    What making one raises is raised here, after all items before it.
+    """
+    made: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(AHEAD)
+    left = threading.Event()
+
+    def put(what: tuple[Item] | BaseException | None) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                return made.put(what, timeout=0.1)
+
+    def work() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    put((item,))
+                    if left.is_set():
+                        return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    worker = threading.Thread(target=work, name="esrt-edge", daemon=True)
+    worker.start()
+    try:
+        while (got := made.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            yield got[0]
+    finally:
+        left.set()
+        worker.join()
+
+
+def _codes(to: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(languages.get(code).code for code in to))
+
+
+def _longest(results: Iterable[SegmentResult]) -> str | None:
     seconds: dict[str, float] = {}
-    for piece in pieces:
-        if piece.source is not None:
-            seconds[piece.source] = seconds.get(piece.source, 0.0) + piece.end - piece.start
+    for result in results:
+        if result.source is not None:
+            seconds[result.source] = seconds.get(result.source, 0.0) + result.end - result.start
     return max(seconds, key=seconds.__getitem__) if seconds else None
-
-
-def _join(texts: Iterable[str], code: str | None) -> str:
-    return ("" if code in _UNSPACED else " ").join(text for text in texts if text)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -29,10 +29,15 @@ def sha256(path: Path) -> str:
 def write(folder: Path) -> None:
     """Writes MANIFEST.json: relative path -> size and SHA-256 of every other file of the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    files = {
+    files: dict[str, dict[str, int | str]] = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
     }
-    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(text(files), encoding="utf-8")
+
+
+def text(files: Mapping[str, Mapping[str, int | str]]) -> str:
+    """What stands in MANIFEST.json: relative path -> `bytes` and `sha256`."""
+    return json.dumps({"format": 1, "files": files}, indent=1) + "\n"
 
 
 def check(folder: Path) -> None:

@@ -21,7 +21,11 @@ Value = TypeVar("Value")
 
 MAX_BEAM = 8
 _ID = re.compile(r"[0-9a-f]{32}\Z")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+EDGE_MODEL = "edge.onnx"
+EDGE_FILES = ("MANIFEST.json", "config.json", "codec.safetensors", EDGE_MODEL, f"{EDGE_MODEL}.data")
+"""All that a cloud hands out to devices. A device writes under these names and no others."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class EdgeFile:
-    """The edge model that belongs to a served model: its file's name, SHA-256 (64 hex digits) and size."""
+    """A file of the edge model that belongs to a served model: one of EDGE_FILES, its SHA-256 in hex, its size."""
 
     file: str
     sha256: str
@@ -176,7 +180,7 @@ class ModelCard:
     codecs: list[str]
     context: str
     languages: list[str]
-    edge: EdgeFile
+    edge: list[EdgeFile]
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `models`."""
@@ -186,10 +190,6 @@ class ModelCard:
     def from_json(body: bytes | str | Json) -> ModelCard:
         """Read one entry of `models`; unknown keys are ignored."""
         raw = _object(body, _bad_response)
-        edge = _field(raw, "edge", dict)
-        file, digest = _field(edge, "file", str), _field(edge, "sha256", str)
-        if not _FILE.match(file):  # a device writes under this name: no folders, nothing hidden
-            raise _bad_response("`edge.file` must be a plain file name")
         return ModelCard(
             name=_field(raw, "name", str),
             fingerprint=_field(raw, "fingerprint", str),
@@ -198,8 +198,29 @@ class ModelCard:
             codecs=_texts(raw, "codecs"),
             context=_field(raw, "context", str),
             languages=_texts(raw, "languages"),
-            edge=EdgeFile(file, digest, _field(edge, "bytes", int)),
+            edge=_edge_files(raw.get("edge")),
         )
+
+
+def _edge_files(raw: Any) -> list[EdgeFile]:
+    if not isinstance(raw, list):
+        raise CloudError(
+            "cloud_outdated", "The cloud hands out no edge model that this version can fetch: upgrade esrt there."
+        )
+    return [_edge_file(entry) for entry in raw]
+
+
+def _edge_file(entry: Any) -> EdgeFile:
+    raw = _object(entry, _bad_response)
+    found = EdgeFile(_field(raw, "file", str), _field(raw, "sha256", str), _field(raw, "bytes", int))
+    if found.file not in EDGE_FILES:  # a device writes under this name
+        raise CloudError(
+            "edge_file_unknown",
+            f"The cloud's edge model has a file {found.file[:40]!r} unknown to this version: upgrade esrt here.",
+        )
+    if not _SHA256.match(found.sha256) or found.bytes < 0:
+        raise _bad_response("`edge` must hold SHA-256 hashes of 64 hex digits, and sizes")
+    return found
 
 
 def models_to_json(cards: Iterable[ModelCard]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from esrt.audio.io import load
+from esrt.audio.io import Sound, load
 from esrt.config import SAMPLE_RATE
 from esrt.errors import AudioError
 
@@ -131,6 +131,24 @@ def test_a_cut_file_gives_what_is_left(tmp_path: Path) -> None:
     whole = write(tmp_path / "a.flac", tone(4.0), SAMPLE_RATE, "flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     assert 1.0 < len(load(tmp_path / "cut.flac")) / SAMPLE_RATE < 3.0
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.flac", "flac"), ("a.mp3", "libmp3lame"), ("a.ogg", "libopus")])
+def test_a_hole_is_told_and_what_follows_keeps_its_time(tmp_path: Path, name: str, codec: str) -> None:
+    sound = np.concatenate([np.random.default_rng(0).uniform(-0.3, 0.3, 480_000), tone(4.0, 48_000)])
+    path = write(tmp_path / name, sound, 48_000, codec)
+    with Sound(path) as whole:
+        before = np.concatenate(list(whole))
+        assert whole.damage is None and whole.seconds == pytest.approx(14.0, abs=0.1)
+    data = path.read_bytes()
+    hole = len(data) // 20
+    path.write_bytes(data[: len(data) // 3] + bytes(hole) + data[len(data) // 3 + hole :])
+    with Sound(path) as damaged:
+        samples = np.concatenate(list(damaged))
+        assert damaged.damage is not None and damaged.damage.code == "audio_damaged" and name in str(damaged.damage)
+    if codec != "libmp3lame":  # its times are counted by the reader, over what it could read
+        assert len(samples) == pytest.approx(len(before), abs=SAMPLE_RATE / 5)
+    assert level_of(samples[-3 * SAMPLE_RATE :]) == pytest.approx(0.5, rel=0.1)
 
 
 def test_the_name_says_nothing(tmp_path: Path) -> None:

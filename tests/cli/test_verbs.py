@@ -20,7 +20,9 @@ from esrt.languages import LANGUAGES
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.mark.parametrize("verb", ["translate", "transcribe", "serve", "models", "languages", "doctor", "train"])
+@pytest.mark.parametrize(
+    "verb", ["translate", "transcribe", "serve", "sidecar", "models", "languages", "doctor", "data", "train"]
+)
 def test_help_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.returncode == 0 and result.stderr == ""

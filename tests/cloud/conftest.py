@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from esrt.cloud.app import create_app
+from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.engines.base import Rows
 from esrt.cloud.engines.transformers import TransformersEngine
 from esrt.cloud.feature_cache import FeatureCache
@@ -28,7 +28,7 @@ from esrt.cloud.security import Keys
 from esrt.cloud.service import Service
 from esrt.languages import LANGUAGES
 from esrt.wire.codecs import CODECS, Tables, encode
-from esrt.wire.schemas import EdgeFile, ModelCard
+from esrt.wire.schemas import ModelCard
 
 EOS = 1
 QUERIES, WIDTH, LLM_WIDTH = 20, 24, 32
@@ -154,9 +154,12 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
 
     @contextlib.contextmanager
     def running(service: Service, keys: Keys | None = None, cache_bytes: int = 1 << 20) -> Iterator[Server]:
-        edge_path: Path = tmp_path_factory.mktemp("edge") / "edge.onnx"
+        folder: Path = tmp_path_factory.mktemp("edge")
         edge = np.random.default_rng(1).bytes(300_000)
-        edge_path.write_bytes(edge)
+        (folder / "edge.onnx").write_bytes(edge)
+        (folder / "config.json").write_text("{}")
+        (folder / "llm.safetensors").write_bytes(b"the cloud's own")
+        files = EdgeFiles(folder)
         card = ModelCard(
             "ESRT-tiny",
             FINGERPRINT.hex(),
@@ -165,11 +168,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
             list(CODECS),
             "speech",
             ["eng", "deu"],
-            EdgeFile("edge.onnx", hashlib.sha256(edge).hexdigest(), len(edge)),
+            files.listed,
         )
         cache = FeatureCache(cache_bytes)
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(service, cache, keys, card, edge_path), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(create_app(service, cache, keys, card, files), log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started or not service.engine.ready:

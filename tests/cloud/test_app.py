@@ -102,15 +102,30 @@ def test_store_then_translate(ann: httpx.Client, frame_of: Any) -> None:
     problem(ann.put(f"/v1/features/{'0' * 32}", content=frame), 400, "features_id_mismatch")
 
 
-def test_models_and_the_edge_file(ann: httpx.Client, server: Any) -> None:
+def test_models_and_the_edge_files(ann: httpx.Client, server: Any) -> None:
     (card,) = models_from_json(ann.get("/v1/models").content)
     assert (card.name, card.queries, card.width, card.codecs) == ("ESRT-tiny", 20, 24, ["bf16", "int8"])
-    file = ann.get(f"/v1/edge/{card.edge.file}").content
-    assert file == server.edge
-    assert (hashlib.sha256(file).hexdigest(), len(file)) == (card.edge.sha256, card.edge.bytes)
+    assert [file.file for file in card.edge] == ["MANIFEST.json", "config.json", "edge.onnx"], "what a device needs"
+    for file in card.edge:
+        found = ann.get(f"/v1/edge/{file.file}")
+        assert (hashlib.sha256(found.content).hexdigest(), len(found.content)) == (file.sha256, file.bytes)
+        assert found.headers["etag"] == f'"{file.sha256}"'
+        known = ann.get(f"/v1/edge/{file.file}", headers={"If-None-Match": found.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+    listed = ann.get("/v1/edge/MANIFEST.json").json()["files"]
+    assert listed == {file.file: {"bytes": file.bytes, "sha256": file.sha256} for file in card.edge[1:]}
+    problem(ann.get("/v1/edge/llm.safetensors"), 404, "edge_not_found")
     problem(ann.get("/v1/edge/other.onnx"), 404, "edge_not_found")
     problem(ann.get("/v1/edge/..%2f..%2fetc%2fpasswd"), 404, "not_found")
     problem(ann.get("/v1/edge/%2e%2e"), 404, "edge_not_found")
+
+
+def test_a_download_of_an_edge_file_can_go_on(ann: httpx.Client, server: Any) -> None:
+    etag = ann.get("/v1/edge/edge.onnx").headers["etag"]
+    rest = ann.get("/v1/edge/edge.onnx", headers={"Range": "bytes=1000-", "If-Range": etag})
+    assert (rest.status_code, rest.content) == (206, server.edge[1000:])
+    other = ann.get("/v1/edge/edge.onnx", headers={"Range": "bytes=1000-", "If-Range": '"another"'})
+    assert (other.status_code, other.content) == (200, server.edge)
 
 
 def test_health_needs_no_key(server: Any) -> None:

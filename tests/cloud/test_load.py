@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
 
-from esrt.cloud.load import EDGE_FILE, load_card, load_service
+from esrt.cloud.edge_files import EdgeFiles
+from esrt.cloud.load import load_card, load_service
 from esrt.cloud.service import Service
 from esrt.config import AdapterConfig, EncoderConfig, LLMConfig, ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint
 from esrt.model.projector import build_projector
 from esrt.wire.codecs import encode
-from esrt.wire.schemas import TranslationRequest, TranslationResponse
+from esrt.wire.schemas import EdgeFile, TranslationRequest, TranslationResponse
 
 CONFIG = ModelConfig(
     "ESRT-tiny",
@@ -40,7 +41,7 @@ def folder(tmp_path: Path, talking: Gemma3ForCausalLM, tokenizer: Tokenizer) -> 
     save_file({"int8_scale": torch.full((24,), 0.03)}, tmp_path / "codec.safetensors")
     talking.save_pretrained(tmp_path / "llm")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path / "llm")
-    (tmp_path / EDGE_FILE).write_bytes(b"edge" * 1000)
+    (tmp_path / "edge.onnx").write_bytes(b"edge" * 1000)
     return tmp_path
 
 
@@ -60,14 +61,15 @@ def test_a_folder_becomes_a_service(folder: Path) -> None:
 
 
 def test_its_card(folder: Path) -> None:
-    card = load_card(folder)
+    card = load_card(folder, EdgeFiles(folder))
     assert (card.name, card.queries, card.width, card.context) == ("ESRT-tiny", 6, 24, "speech")
     assert card.fingerprint == checkpoint.fingerprint(folder).hex() and len(card.languages) == 45
-    assert (card.edge.bytes, card.edge.sha256) == (4000, hashlib.sha256(b"edge" * 1000).hexdigest())
+    assert [file.file for file in card.edge] == ["MANIFEST.json", "config.json", "codec.safetensors", "edge.onnx"]
+    assert card.edge[-1] == EdgeFile("edge.onnx", hashlib.sha256(b"edge" * 1000).hexdigest(), 4000)
 
 
 def test_a_folder_without_its_edge_model(folder: Path) -> None:
-    (folder / EDGE_FILE).unlink()
+    (folder / "edge.onnx").unlink()
     with pytest.raises(ModelError) as refused:
-        load_card(folder)
+        EdgeFiles(folder)
     assert refused.value.code == "model_not_ready"

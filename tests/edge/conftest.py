@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import json
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from esrt.edge import exchange
+from esrt.edge.async_client import AsyncClient
+from esrt.edge.client import Client
 from esrt.wire import frame
 
 QUERIES, WIDTH, HOP = 4, 8, 320
@@ -122,8 +126,7 @@ class TinyCloud:
     """
 
     port: int
-    edge: bytes = b"an edge model" * 1_000
-    sha256: str = ""
+    files: dict[str, bytes] = field(default_factory=lambda: {"edge.onnx": b"an edge model" * 1_000})
     key: str | None = None
     stored: set[str] = field(default_factory=set)
     first: deque[Response | Callable[[], Response]] = field(default_factory=deque)
@@ -173,9 +176,9 @@ class TinyCloud:
             self.stored.add(frame.read(body, cap=10_000).id)
             return JSONResponse({"features": frame.read(body, cap=10_000).id}, 201)
         if path == "/v1/models":
-            return JSONResponse({"models": [self._card()]})
-        if path == "/v1/edge/edge.onnx":
-            return Response(self.edge, media_type="application/octet-stream")
+            return JSONResponse({"models": [self.card()]})
+        if path.startswith("/v1/edge/"):
+            return self._edge(request, self.files[path.rpartition("/")[2]])
         return JSONResponse({"status": "ready"}) if path == "/readyz" else problem(404, "not_found")
 
     def _translate(self, request: Request, body: bytes) -> Response:
@@ -198,7 +201,15 @@ class TinyCloud:
             }
         )
 
-    def _card(self) -> dict[str, Any]:
+    def _edge(self, request: Request, content: bytes) -> Response:
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        if "range" not in request.headers or request.headers["if-range"] != etag:
+            return Response(content, headers={"ETag": etag})
+        start = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        return Response(content[start:], 206, {"ETag": etag})
+
+    def card(self) -> dict[str, Any]:
+        """Its one model, as it says it."""
         return {
             "name": "ESRT-tiny",
             "fingerprint": FINGERPRINT.hex(),
@@ -207,7 +218,10 @@ class TinyCloud:
             "codecs": ["bf16", "int8"],
             "context": "speech",
             "languages": ["spa", "deu"],
-            "edge": {"file": "edge.onnx", "sha256": self.sha256, "bytes": len(self.edge)},
+            "edge": [
+                {"file": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+                for name, content in self.files.items()
+            ],
         }
 
 
@@ -228,6 +242,37 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyCloud]:
     tiny.start()
     yield tiny
     tiny.stop()
+
+
+class InLoop:
+    """The asynchronous client, called as if it were the blocking one: its coroutines run in a loop of their own."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._client = AsyncClient(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._client, name)
+        if not asyncio.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *arguments, **named: self._run(attribute(*arguments, **named))
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def __enter__(self) -> InLoop:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._run(self._client.close())
+
+
+@pytest.fixture(params=[Client, InLoop], ids=["blocking", "async"])
+def connect(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Makes a client; every test here holds for both kinds."""
+    kind: Callable[..., Any] = request.param
+    return kind
 
 
 @pytest.fixture

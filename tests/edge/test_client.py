@@ -16,11 +16,12 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from esrt.edge.client import Client
+from esrt.edge import exchange
 from esrt.errors import CloudError, FrameError, UsageError
 from esrt.wire.frame import read
 
 NewFrame = Callable[[int], bytes]
+Connect = Callable[..., Any]
 TRANSLATE = "POST /v1/translations"
 
 
@@ -35,8 +36,8 @@ def refused(work: Callable[[], object]) -> CloudError:
     return caught.value
 
 
-def test_one_round_trip(cloud: Any, new_frame: NewFrame) -> None:
-    with Client(cloud.url, key="secret\n") as client:
+def test_one_round_trip(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    with connect(cloud.url, key="secret\n") as client:
         answer = client.translate(new_frame(1), to=["de", "fra", "deu"])
     assert (answer.source, answer.transcript) == ("spa", "uno 1")
     assert answer.translations == {"deu": "deu 1", "fra": "fra 1"}
@@ -49,8 +50,8 @@ def test_one_round_trip(cloud: Any, new_frame: NewFrame) -> None:
     assert seen.headers["user-agent"] == "esrt", "nothing of the device"
 
 
-def test_known_features_are_named_and_not_sent_again(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_known_features_are_named_and_not_sent_again(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     client.translate(new_frame(1), ["deu"])
     client.translate(new_frame(1), ["fra"], source="es", beam=5)
     client.translate(new_frame(1), [], task="transcribe")
@@ -69,8 +70,8 @@ def test_known_features_are_named_and_not_sent_again(cloud: Any, new_frame: NewF
     assert httpx.Response(200, content=third.body).json()["task"] == "transcribe"
 
 
-def test_an_upload_is_done_once(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_an_upload_is_done_once(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     features = client.upload(new_frame(1))
     assert client.upload(new_frame(1)) == features
     client.translate(new_frame(1), ["deu"])
@@ -78,8 +79,8 @@ def test_an_upload_is_done_once(cloud: Any, new_frame: NewFrame) -> None:
     assert cloud.seen[1].headers["content-type"] == "application/json"
 
 
-def test_what_the_cloud_forgot_is_sent_again(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_what_the_cloud_forgot_is_sent_again(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     client.translate(new_frame(1), ["deu"])
     cloud.stored.clear()
     assert client.translate(new_frame(1), ["fra"]).translations == {"fra": "fra 3"}
@@ -88,8 +89,8 @@ def test_what_the_cloud_forgot_is_sent_again(cloud: Any, new_frame: NewFrame) ->
     assert cloud.seen[3].body != new_frame(1), "known again"
 
 
-def test_a_server_that_dies_and_comes_back_loses_nothing(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_a_server_that_dies_and_comes_back_loses_nothing(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     client.translate(new_frame(1), ["deu"])
     cloud.stop()
     back = threading.Timer(0.4, cloud.start)
@@ -99,37 +100,39 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(cloud: Any, new_frame: 
     assert cloud.seen[-1].body == new_frame(1)
 
 
-def test_a_connection_that_breaks_in_the_middle_is_tried_again(cloud: Any, new_frame: NewFrame) -> None:
+def test_a_connection_that_breaks_in_the_middle_is_tried_again(
+    connect: Connect, cloud: Any, new_frame: NewFrame
+) -> None:
     def break_off() -> Response:
         return Response(b"half of it", headers={"content-length": "1000"})
 
     cloud.first.extend([break_off, break_off])
-    client = Client(cloud.url)
+    client = connect(cloud.url)
     assert client.translate(new_frame(1), ["deu"]).transcript == "uno 3"
     assert [seen.body for seen in cloud.seen] == [new_frame(1)] * 3
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_cloud_is_asked_again(cloud: Any, new_frame: NewFrame, status: int) -> None:
+def test_a_busy_cloud_is_asked_again(connect: Connect, cloud: Any, new_frame: NewFrame, status: int) -> None:
     cloud.first.extend([problem(status, "busy"), Response("<html>gateway</html>", status)])
-    assert Client(cloud.url).translate(new_frame(1), ["deu"]).transcript == "uno 3"
+    assert connect(cloud.url).translate(new_frame(1), ["deu"]).transcript == "uno 3"
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-def test_retry_after_is_honoured(cloud: Any, new_frame: NewFrame, as_date: bool) -> None:
+def test_retry_after_is_honoured(connect: Connect, cloud: Any, new_frame: NewFrame, as_date: bool) -> None:
     after = formatdate(time.time() + 2, usegmt=True) if as_date else "1"
     cloud.first.append(problem(429, "too_many_requests", {"Retry-After": after}))
     began = time.monotonic()
-    Client(cloud.url).translate(new_frame(1), ["deu"])
-    assert 0.9 < time.monotonic() - began < 5
+    connect(cloud.url).translate(new_frame(1), ["deu"])
+    assert time.monotonic() - began > 0.9
 
 
-def test_patience_ends(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url, patience=0.3)
+def test_patience_ends(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url, patience=2)
     cloud.first.extend(problem(503, "overloaded", detail="Too many wait here.") for _ in range(100))
     error = refused(lambda: client.translate(new_frame(1), ["deu"]))
     assert (error.code, error.status, str(error)) == ("overloaded", 503, "Too many wait here.")
-    assert 3 <= len(cloud.seen) <= 20
+    assert 2 <= len(cloud.seen) <= 50
     cloud.first.clear()
     cloud.first.append(problem(429, "too_many_requests", {"Retry-After": "3600"}))
     before = len(cloud.seen)
@@ -139,69 +142,76 @@ def test_patience_ends(cloud: Any, new_frame: NewFrame) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, "bad_request"), (403, "forbidden"), (409, "frame_wrong_model"), (413, "frame_too_large"), (500, "internal")],
+    [(400, "bad_request"), (403, "forbidden"), (409, "conflict"), (413, "frame_too_large"), (500, "internal")],
 )
-def test_a_refusal_is_final(cloud: Any, new_frame: NewFrame, status: int, code: str) -> None:
+def test_a_refusal_is_final(connect: Connect, cloud: Any, new_frame: NewFrame, status: int, code: str) -> None:
     cloud.first.append(problem(status, code, detail="Because\nof \x1b[31mthis."))
-    error = refused(lambda: Client(cloud.url).translate(new_frame(1), ["deu"]))
+    error = refused(lambda: connect(cloud.url).translate(new_frame(1), ["deu"]))
     assert (error.code, error.status, str(error)) == (code, status, "Because of [31mthis.")
     assert len(cloud.seen) == 1
 
 
-def test_keys(cloud: Any, new_frame: NewFrame) -> None:
+def test_a_cloud_with_another_model_says_what_to_do(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    cloud.first.append(problem(409, "frame_wrong_model"))
+    error = refused(lambda: connect(cloud.url).translate(new_frame(1), ["deu"]))
+    assert error.code == "frame_wrong_model" and "start again here" in str(error) and cloud.url in str(error)
+
+
+def test_keys(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
     cloud.key = "right"
-    assert Client(cloud.url, "right").translate(new_frame(1), ["deu"])
+    assert connect(cloud.url, "right").translate(new_frame(1), ["deu"])
     for wrong in ("wrong", None):
-        error = refused(Client(cloud.url, wrong).models)
+        error = refused(connect(cloud.url, wrong).models)
         assert (error.code, error.status) == ("unauthorized", 401)
     cloud.first.append(Response("no", 401))
-    assert refused(Client(cloud.url).models).code == "unauthorized"
+    assert refused(connect(cloud.url).models).code == "unauthorized"
     for odd in ("two words", "", "gr\u00fcn", "a\r\nX-Other: b"):
         with pytest.raises(UsageError) as caught:
-            Client(cloud.url, odd)
+            connect(cloud.url, odd)
         assert caught.value.code == "bad_key" and (not odd or odd not in str(caught.value))
 
 
-def test_a_cloud_that_was_never_there(cloud: Any, new_frame: NewFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cloud_that_was_never_there(
+    connect: Connect, cloud: Any, new_frame: NewFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloud.stop()
-    client = Client(cloud.url, patience=0.2)
+    client = connect(cloud.url, patience=0.2)
     error = refused(lambda: client.translate(new_frame(1), ["deu"]))
     assert (error.code, error.status) == ("cloud_unreachable", 0)
     assert cloud.url in str(error)
     assert client.bytes_sent == client.bytes_received == 0
 
 
-def test_a_wrong_address_is_said_sooner_than_a_lost_cloud(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url, patience=1.5)
-    client._peer.first_patience = 0.1
+def test_a_wrong_address_is_said_sooner_than_a_lost_cloud() -> None:
+    def attempts(peer: exchange.Peer) -> int:
+        talk = exchange.ask(peer, exchange.Request("GET", "/v1/models"))
+        next(talk)
+        for count in range(1, 100):
+            try:
+                talk.send(exchange.Lost("refused"))
+            except CloudError as error:
+                assert error.code == "cloud_unreachable"
+                return count
+            talk.send(None)
+        raise AssertionError("it never ends")
 
-    def seconds() -> float:
-        began = time.monotonic()
-        assert refused(client.models).code == "cloud_unreachable"
-        return time.monotonic() - began
-
-    cloud.stop()
-    assert seconds() < 0.5
-    cloud.start()
-    client.models()
-    cloud.stop()
-    assert 0.5 < seconds() < 3
+    assert attempts(exchange.Peer("http://a", 5.0, 0.1)) == 1 < attempts(exchange.Peer("http://a", 5.0, 0.1, True))
 
 
-def test_a_slow_cloud_is_not_asked_twice(cloud: Any, new_frame: NewFrame) -> None:
+def test_a_slow_cloud_is_not_asked_twice(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
     def late() -> Response:
-        time.sleep(0.6)
+        time.sleep(2)
         return Response()
 
     cloud.first.append(late)
-    error = refused(lambda: Client(cloud.url, timeout=0.2).translate(new_frame(1), ["deu"]))
+    error = refused(lambda: connect(cloud.url, timeout=1).translate(new_frame(1), ["deu"]))
     assert (error.code, error.status) == ("cloud_timeout", 0)
-    assert cloud.url in str(error) and "0.2 s" in str(error)
+    assert cloud.url in str(error) and "over 1 s" in str(error)
     assert len(cloud.seen) == 1
 
 
-def test_an_address_that_is_no_esrt_cloud(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_an_address_that_is_no_esrt_cloud(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     for answer, code in [
         (Response("<html>Welcome</html>"), "bad_response"),
         (Response(b"\xff\xfe"), "bad_response"),
@@ -217,20 +227,20 @@ def test_an_address_that_is_no_esrt_cloud(cloud: Any, new_frame: NewFrame) -> No
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://example.org", "http://", "https://[::1", "clip.wav"])
-def test_what_is_no_address(url: str) -> None:
+def test_what_is_no_address(connect: Connect, url: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Client(url)
+        connect(url)
     assert caught.value.code == "bad_url"
 
 
-def test_an_address_may_have_a_path(cloud: Any) -> None:
+def test_an_address_may_have_a_path(connect: Connect, cloud: Any) -> None:
     with pytest.raises(CloudError):
-        Client(f"{cloud.url}/esrt/").models()
+        connect(f"{cloud.url}/esrt/").models()
     assert cloud.asked() == ["GET /esrt/v1/models"]
 
 
-def test_wrong_calls_send_nothing(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_wrong_calls_send_nothing(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     with pytest.raises(UsageError):
         client.translate(new_frame(1), ["klingon"])
     for damaged in (b"", b"RIFF", new_frame(1)[:-1]):
@@ -241,30 +251,32 @@ def test_wrong_calls_send_nothing(cloud: Any, new_frame: NewFrame) -> None:
     assert cloud.seen == []
 
 
-def test_a_proxy_of_the_environment_does_not_stand_before_loopback(cloud: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_does_not_stand_before_loopback(
+    connect: Connect, cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert Client(cloud.url).models()
+    assert connect(cloud.url).models()
 
 
-def test_no_cookies_are_kept(cloud: Any) -> None:
+def test_no_cookies_are_kept(connect: Connect, cloud: Any) -> None:
     cloud.first.append(problem(400, "no", {"Set-Cookie": "device=7"}))
-    client = Client(cloud.url)
+    client = connect(cloud.url)
     refused(client.models)
     client.models()
     assert "cookie" not in cloud.seen[1].headers
 
 
-def test_threads_share_a_client(cloud: Any, new_frame: NewFrame) -> None:
-    client = Client(cloud.url)
+def test_threads_share_a_client(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: client.translate(new_frame(number), ["deu"]), range(40)))
     assert [answer.features for answer in answers] == [read(new_frame(n), cap=1_000).id for n in range(40)]
 
 
-def test_bytes_are_those_on_the_socket(cloud: Any, new_frame: NewFrame) -> None:
+def test_bytes_are_those_on_the_socket(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
     up, down = bytearray(), bytearray()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -285,7 +297,7 @@ def test_bytes_are_those_on_the_socket(cloud: Any, new_frame: NewFrame) -> None:
 
         relay = threading.Thread(target=serve)
         relay.start()
-        with Client(f"http://127.0.0.1:{port}", key="k") as client:
+        with connect(f"http://127.0.0.1:{port}", key="k") as client:
             client.translate(new_frame(1), ["deu", "fra"])
             client.translate(new_frame(1), ["spa"], source="spa")
             client.upload(new_frame(2))
@@ -295,24 +307,24 @@ def test_bytes_are_those_on_the_socket(cloud: Any, new_frame: NewFrame) -> None:
     assert (sent, received) == (len(up), len(down))
 
 
-def test_models(cloud: Any) -> None:
-    (card,) = Client(cloud.url).models()
+def test_models(connect: Connect, cloud: Any) -> None:
+    (card,) = connect(cloud.url).models()
     assert (card.name, card.queries, card.width) == ("ESRT-tiny", 4, 8)
     cloud.first.append(JSONResponse({"models": []}))
-    assert refused(Client(cloud.url).models).code == "bad_response"
+    assert refused(connect(cloud.url).models).code == "bad_response"
 
 
-def test_waiting_until_the_cloud_is_ready(cloud: Any) -> None:
+def test_waiting_until_the_cloud_is_ready(connect: Connect, cloud: Any) -> None:
     cloud.first.extend([problem(503, "not_ready"), problem(503, "not_ready")])
-    Client(cloud.url).wait_ready(5)
+    connect(cloud.url).wait_ready(5)
     assert cloud.asked() == ["GET /readyz"] * 3
     cloud.first.extend(problem(503, "not_ready") for _ in range(1_000))
-    assert refused(lambda: Client(cloud.url).wait_ready(0.2)).code == "not_ready"
+    assert refused(lambda: connect(cloud.url).wait_ready(0.2)).code == "not_ready"
     cloud.stop()
     cloud.first.clear()
-    assert refused(lambda: Client(cloud.url).wait_ready(0.1)).code == "cloud_unreachable"
+    assert refused(lambda: connect(cloud.url).wait_ready(0.1)).code == "cloud_unreachable"
     threading.Timer(0.2, cloud.start).start()
-    Client(cloud.url).wait_ready(10)
+    connect(cloud.url).wait_ready(10)
 
 
 def test_the_import_is_light() -> None:

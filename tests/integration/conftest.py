@@ -56,7 +56,7 @@ class CountingProxy:
                 side.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy_to() -> Iterator[Callable[[int], CountingProxy]]:
     """`proxy_to(port)` starts a proxy in front of a server."""
     proxies: list[CountingProxy] = []

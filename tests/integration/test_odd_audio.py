@@ -44,15 +44,17 @@ def answers(run: Run, model: Path, examples: Path, tmp_path_factory: pytest.Temp
     pause = np.zeros(SAMPLE_RATE // 2, np.float32)
     long = np.concatenate([np.concatenate([speech, pause]) for _ in range(6)])[: 31 * SAMPLE_RATE]
     assert len(long) == 31 * SAMPLE_RATE
+    two = np.concatenate([speech, np.zeros(4 * SAMPLE_RATE, np.float32), speech])
     files = [
         write(folder / "plain.wav", speech, "pcm_s16le", 16_000, 1),
         write(folder / "telephone.wav", speech, "pcm_s16le", 8_000, 2),
         write(folder / "music.mp3", speech, "libmp3lame", 44_100, 2),
         write(folder / "phone.m4a", speech, "aac", 44_100, 1),
         write(folder / "long.wav", long, "pcm_s16le", 16_000, 1),
+        write(folder / "two.ogg", two, "libopus", 48_000, 1),
         write(folder / "silence.wav", np.zeros(3 * SAMPLE_RATE, np.float32), "pcm_s16le", 16_000, 1),
     ]
-    result = run("translate", *files, "--to", "eng", "--model", model, "--format", "json")
+    result = run("translate", *files, "--to", "eng", "--model", model, "--format", "verbose_json")
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     return {Path(row["audio"]).name: row for row in map(json.loads, result.stdout.splitlines())}
@@ -61,12 +63,23 @@ def answers(run: Run, model: Path, examples: Path, tmp_path_factory: pytest.Temp
 def test_silence_is_an_empty_transcript_and_costs_nothing(answers: dict[str, Any]) -> None:
     silence = answers["silence.wav"]
     assert (silence["source"], silence["transcript"], silence["bytes"]) == (None, "", 0)
-    assert silence["translations"] == {"eng": ""}
+    assert silence["translations"] == {"eng": ""} and silence["segments"] == []
 
 
 def test_over_30_seconds_is_two_frames(answers: dict[str, Any]) -> None:
     assert answers["long.wav"]["bytes"] == 2 * answers["plain.wav"]["bytes"]
     assert len(answers["long.wav"]["transcript"]) > len(answers["plain.wav"]["transcript"])
+
+
+def test_each_utterance_has_its_times_and_texts(answers: dict[str, Any]) -> None:
+    plain, two = answers["plain.wav"], answers["two.ogg"]
+    first, second = two["segments"]
+    length = plain["duration"]
+    assert 0 <= first["start"] < first["end"] < length + 1
+    assert length + 3 < second["start"] < second["end"] <= two["duration"] + 0.1
+    for segment in (first, second):
+        assert segment["source"] == plain["source"] and segment["transcript"] and segment["translations"]["eng"]
+    assert two["transcript"] == f"{first['transcript']} {second['transcript']}"
 
 
 @pytest.mark.parametrize("name", ["telephone.wav", "music.mp3", "phone.m4a"])

@@ -22,8 +22,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
-from esrt.cloud.trace import where
-from esrt.errors import CloudError
+from esrt.errors import CloudError, where
 
 log = logging.getLogger(__name__)
 
