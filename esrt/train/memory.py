@@ -45,7 +45,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of one stage on one device. What a framework takes for itself (libraries, a CUDA context) is not in it.
+    """Bytes of one stage on one device. What libraries and a CUDA context take is not in it.
 
     `activations` is (all kept, with gradient checkpointing).
     """
@@ -183,8 +183,8 @@ def logits(recipe: Recipe, stage: Stage, clips: Clips, batch: int) -> int:
     if stage.objective == "ctc-llm" or stage.ctc_weight:
         found += (each * batch * config.adapter.queries + FLOAT * config.llm.width) * OTHERS
     if stage.objective == "llm":
-        # The table with the tags in their places, as float32 and once more for the product.
-        found += (each * batch * clips.tokens + (FLOAT + HALF) * config.llm.width) * clips.words
+        # The table with the tags in their places and its gradient, as float32 and once more for the product.
+        found += (each * batch * clips.tokens + 2 * (FLOAT + HALF) * config.llm.width) * clips.words
     return found
 
 
@@ -264,7 +264,7 @@ def table(recipe: Recipe, clips: Clips | None = None) -> str:
             "",
             f"GB on each device; {DEVICES} devices share the parameters out by FSDP. Assumed: clips of {seconds} s, "
             f"{clips.tokens} tokens a sample, {clips.words:,} different in all texts, {clips.spoken:,} of Whisper's. "
-            "Libraries, or a CUDA context, take 0.5 to 1 GB more.",
+            "Libraries, tokenizers and what an allocator keeps, or a CUDA context, take about 1 GB more.",
         ]
     )
 

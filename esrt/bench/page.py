@@ -1,0 +1,46 @@
+"""A page of measurements: each section stands between two markers, and one command writes it anew."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from esrt.errors import UsageError
+
+
+def replace_section(page: Path, name: str, text: str) -> None:
+    """Puts `text` between `<!-- name -->` and `<!-- /name -->` of a Markdown page, and leaves the rest as it is.
+
+    Raises UsageError `page_missing` or `section_missing`.
+    """
+    if not page.is_file():
+        raise UsageError("page_missing", f"There is no page {page}: run this in a checkout, or name one by --page.")
+    old = page.read_text(encoding="utf-8")
+    section = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not section.search(old):
+        raise UsageError("section_missing", f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: add them.")
+    new = section.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", old, count=1)
+    beside = page.with_suffix(".part")
+    beside.write_text(new, encoding="utf-8")
+    beside.replace(page)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine() -> str:
+    """On what this runs: `2 cores of AMD EPYC, torch 2.13.0, 2 threads`."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = re.findall(r"^model name\s*: (.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
+        name = next(iter(named), name)
+    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"

@@ -1,0 +1,1 @@
+"""Measurements of training: `python -m esrt.bench.training SECTION` writes one of docs/benchmarks/training.md."""
