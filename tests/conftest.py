@@ -54,6 +54,12 @@ class Server:
         return self.process.wait(60)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A job in a shell's background ignores Ctrl-C, and so would every process that a test starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def examples() -> Path:
     """The folder of the sample clips."""

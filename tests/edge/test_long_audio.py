@@ -199,6 +199,11 @@ def test_the_cloud_goes_away_midway(cloud: Any, command: Command, steady: Steady
 
     def go_away() -> None:
         cloud.server.should_exit = cloud.server.force_exit = True
+        # It would look at these some time later, and answer until then.
+        for listener in cloud.server.servers:
+            listener.close()
+        for connection in list(cloud.server.server_state.connections):
+            connection.transport.abort()
 
     steady.fail, steady.failure = 3, go_away
     impatient = (
@@ -210,7 +215,7 @@ def test_the_cloud_goes_away_midway(cloud: Any, command: Command, steady: Steady
     (line,) = err.splitlines()
     assert "talk.wav is done up to 00:00:" in line and "--resume" in line and line.endswith(" [cloud_unreachable]")
     done = json.loads(out)["segments"]
-    assert 2 <= len(done) <= 3
+    assert len(done) == 2
 
     cloud.stop()
     cloud.start()
