@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ESRT-270M from nothing, on two cores and about 10 GB of disk, in about three hours.
+# ESRT-270M from nothing, on two cores and about 10 GB of disk, in about five hours.
 #
 # How to run (Debian or a derivative; nothing is installed into the system):
 #   pip install -e '.[train,eval,tiny]'

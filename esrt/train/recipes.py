@@ -74,17 +74,17 @@ def esrt_270m() -> Recipe:
     return Recipe(
         name="esrt-270m",
         model="ESRT-270M",
-        weights={"human": 0.5, "synth": 0.5},
+        weights={"human": 0.55, "synth": 0.3, "prompts": 0.15},
         # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
         lora_dropout=0.0,
         # LoRA in every stage with the LLM, not in III alone: this LLM has never seen a task, and must first learn to
         # read audio rows. The paper's has been trained to translate.
         stages=(
-            Stage("0a", "ctc-whisper", steps=800, batch=16, adapter_rate=5e-4, warmup=100),
-            Stage("0b", "ctc-llm", steps=400, batch=16, adapter_rate=2e-4, projector_rate=1e-3, warmup=50),
-            Stage("I", "llm", 180, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["I"], warmup=30),
-            Stage("II", "llm", 100, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["II"], warmup=1),
-            Stage("III", "llm", 240, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["III"], warmup=1),
+            Stage("0a", "ctc-whisper", steps=1300, batch=16, adapter_rate=5e-4, warmup=100),
+            Stage("0b", "ctc-llm", steps=600, batch=16, adapter_rate=2e-4, projector_rate=1e-3, warmup=50),
+            Stage("I", "llm", 330, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["I"], warmup=30),
+            Stage("II", "llm", 250, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["II"], warmup=1),
+            Stage("III", "llm", 1000, 8, 1e-4, 2e-4, 5e-4, 0.3, TABLE_II["III"], warmup=1),
         ),
     )
 
