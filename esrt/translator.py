@@ -17,7 +17,7 @@ from esrt.audio.io import Sound
 from esrt.audio.segments import Audio, Segment
 from esrt.audio.segments import segments as cut
 from esrt.edge import pipeline
-from esrt.edge.encoder import Encoder
+from esrt.edge.encoder import Encoder, Timing
 from esrt.errors import UsageError
 from esrt.wire.schemas import TranslationRequest, TranslationResponse
 
@@ -38,25 +38,25 @@ class Cloud(pipeline.Sends, Protocol):
 class Translator:
     """A model that is ready to translate. Use it in a `with`, or call `close` when done."""
 
-    def __init__(self, model: str = "ESRT-270M", codec: str = "int8") -> None:
+    def __init__(self, model: str = "ESRT-270M", codec: str = "int8", timing: Timing = "fast") -> None:
         """Load both halves of a model (a name or a folder); the first time its base weights are fetched and converted.
 
-        `codec` is how the tensor between the halves is packed: int8 or bf16. Raises ModelError.
+        `codec` is how the tensor between the halves is packed: int8 or bf16; `timing` the encoder's. Raises ModelError.
         """
         from esrt.cloud.load import load_service
 
         folder = prepare(model)
-        self._set(Encoder(folder / "edge.onnx"), LocalCloud(load_service(folder)), codec)
+        self._set(Encoder(folder / "edge.onnx", timing=timing), LocalCloud(load_service(folder)), codec)
 
     @classmethod
-    def remote(cls, url: str, key: str | None = None, codec: str = "int8") -> Translator:
+    def remote(cls, url: str, key: str | None = None, codec: str = "int8", timing: Timing = "fast") -> Translator:
         """The device's half here and the cloud's at `url`, which also hands out the device's half. No torch is needed.
 
         Raises CloudError when the cloud cannot be reached or refuses the key.
         """
         from esrt.edge.client import Client
 
-        client = Client(url, key)
+        client = Client(url, key, timing=timing)
         with bar() as show:
             encoder = client.encoder(lambda done, size: show("fetching the device's half", done / size))
         translator = cls.__new__(cls)

@@ -45,6 +45,7 @@ def speech(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cloud", metavar="URL", help="address of `esrt serve`; left out, both halves run here")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
     parser.add_argument("--codec", choices=tuple(CODECS), default="int8", help="packing of the tensor (default int8)")
+    timing(parser)
     parser.add_argument(
         "--format",
         choices=tuple(SUFFIXES),
@@ -53,6 +54,16 @@ def speech(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="write files there, one a language: clip.deu.srt")
     parser.add_argument("--resume", action="store_true", help="go on with what a run before this one left unfinished")
+
+
+def timing(parser: argparse.ArgumentParser) -> None:
+    """The option of everything that encodes."""
+    parser.add_argument(
+        "--timing",
+        choices=("fast", "constant"),
+        default="fast",
+        help="constant: every clip takes the time of 30 s, so that a watcher learns nothing of its length",
+    )
 
 
 def size(text: str) -> int:

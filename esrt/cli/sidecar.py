@@ -15,6 +15,7 @@ from esrt.errors import UsageError
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
+    from esrt.edge.encoder import Timing
 
 HOST = "127.0.0.1"
 
@@ -33,6 +34,7 @@ curl http://127.0.0.1:8081/v1/audio/translations -F model=whisper-1 -F file=@cli
     parser.add_argument("--cloud", required=True, metavar="URL", help="address of `esrt serve`")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
     parser.add_argument("--port", type=int, default=8081, help="on loopback; 0 takes a free one (default 8081)")
+    common.timing(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,18 +52,18 @@ def run(args: argparse.Namespace) -> int:
     key = read_key(args.key_file)
     with serve.bind(HOST, args.port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        asyncio.run(_serve(args.cloud, key, listener))
+        asyncio.run(_serve(args.cloud, key, args.timing, listener))
     return 0
 
 
-async def _serve(url: str, key: str | None, listener: socket.socket) -> None:
+async def _serve(url: str, key: str | None, timing: Timing, listener: socket.socket) -> None:
     import uvicorn
 
     from esrt.edge.async_client import AsyncClient
     from esrt.edge.sidecar import create_app
     from esrt.translator import bar
 
-    async with AsyncClient(url, key) as client:
+    async with AsyncClient(url, key, timing=timing) as client:
         with bar() as show:
             encoder = await client.encoder(lambda done, size: show("fetching the device's half", done / size))
         name = encoder.info.name

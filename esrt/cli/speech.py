@@ -177,10 +177,10 @@ def _translator(args: argparse.Namespace) -> Translator:
     from esrt.translator import Translator
 
     if not args.cloud:
-        return Translator(args.model or common.DEFAULT_MODEL, codec=args.codec)
+        return Translator(args.model or common.DEFAULT_MODEL, codec=args.codec, timing=args.timing)
     if args.model:
         raise UsageError("usage", "--model goes without --cloud: a cloud has one model and hands out its edge half.")
-    return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec)
+    return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec, timing=args.timing)
 
 
 def read_key(path: str | None) -> str | None:

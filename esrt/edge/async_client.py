@@ -21,7 +21,7 @@ from esrt.wire.schemas import ModelCard, TranslationResponse
 
 if TYPE_CHECKING:
     from esrt.audio.segments import Audio
-    from esrt.edge.encoder import Encoder
+    from esrt.edge.encoder import Encoder, Timing
     from esrt.edge.pipeline import Result, SegmentResult
 
 
@@ -38,14 +38,18 @@ class AsyncClient(Line):
         timeout: float = TIMEOUT_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
         patience: float = PATIENCE_SECONDS,
+        timing: Timing = "fast",
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
+
+        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
         super().__init__(url, key, timeout, patience)
         self._http = self._open(httpx.AsyncClient, transport)
         self._encoder: Encoder | None = None
+        self._timing = timing
         self._loading = asyncio.Lock()
 
     @overload
@@ -103,7 +107,7 @@ class AsyncClient(Line):
         async with self._loading:
             if self._encoder is None:
                 path, card = await self._hold(fetch.edge_model(self._peer, progress=progress))
-                self._encoder = await asyncio.to_thread(fetch.load, path, card, self._peer.url)
+                self._encoder = await asyncio.to_thread(fetch.load, path, card, self._peer.url, self._timing)
             return self._encoder
 
     async def upload(self, frame: bytes) -> str:

@@ -20,7 +20,7 @@ from esrt.wire.schemas import ModelCard, TranslationResponse
 
 if TYPE_CHECKING:
     from esrt.audio.segments import Audio
-    from esrt.edge.encoder import Encoder
+    from esrt.edge.encoder import Encoder, Timing
     from esrt.edge.pipeline import Result, SegmentResult
 
 
@@ -37,14 +37,18 @@ class Client(Line):
         timeout: float = TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
         patience: float = PATIENCE_SECONDS,
+        timing: Timing = "fast",
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
+
+        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
         super().__init__(url, key, timeout, patience)
         self._http = self._open(httpx.Client, transport)
         self._encoder: Encoder | None = None
+        self._timing = timing
         self._loading = threading.Lock()
 
     @overload
@@ -98,7 +102,7 @@ class Client(Line):
         with self._loading:
             if self._encoder is None:
                 path, card = self._hold(fetch.edge_model(self._peer, progress=progress))
-                self._encoder = fetch.load(path, card, self._peer.url)
+                self._encoder = fetch.load(path, card, self._peer.url, self._timing)
             return self._encoder
 
     def upload(self, frame: bytes) -> str:

@@ -15,12 +15,15 @@ import onnxruntime
 from esrt.audio.padding import pad
 from esrt.audio.samples import Samples, checked
 from esrt.config import WINDOW_SAMPLES
-from esrt.edge.cores import usable_cores
+from esrt.edge.cores import saturates, usable_cores
 from esrt.errors import AudioError, ModelError
 from esrt.wire.codecs import Tables
 
 METADATA_KEY = "esrt"
-METADATA_FORMAT = 1
+METADATA_FORMAT = 2
+Timing = Literal["fast", "constant"]
+
+_FRAME_SAMPLES = 320
 _ONLY_ERRORS = 3
 
 
@@ -42,12 +45,15 @@ class Encoder:
     fingerprint: bytes
     tables: Tables
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, threads: int | None = None, timing: Timing = "fast") -> None:
         """Load the ONNX file at `path`; `threads` is one per physical core if not given.
+
+        `timing`: `fast` computes only what holds speech; `constant` always 30 s, so that the time a clip takes does not
+        tell its length, as the rows' shape never does.
 
         Raises ModelError `edge_model_missing`, `edge_model_damaged` or `edge_model_unsupported`.
         """
-        self._path = Path(path)
+        self._path, self._timing = Path(path), timing
         if not self._path.is_file():
             raise ModelError("edge_model_missing", f"There is no edge model at {path}: download or export it again.")
         try:
@@ -55,9 +61,9 @@ class Encoder:
             ends = [end.name for end in (*self._session.get_inputs(), *self._session.get_outputs())]
         except Exception as error:  # ONNX Runtime's own errors have no base of their own
             raise self._damaged("ONNX Runtime cannot load it") from error
-        if ends != ["waveform", "rows"]:
-            raise self._damaged("its graph does not lead from a waveform to rows")
         self.info, self.tables = self._describe()
+        if ends != ["waveform", "frames", "rows"]:
+            raise self._damaged("its graph does not lead from a waveform to rows")
         self.fingerprint = bytes.fromhex(self.info.fingerprint)
 
     def encode(self, samples: Samples) -> npt.NDArray[np.float32]:
@@ -74,8 +80,12 @@ class Encoder:
         # The arena makes a run fast and is given back after it, so that a device's memory stays flat between clips.
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        waveform = pad(samples, self.info.context)
+        frames = np.array([len(waveform) // _FRAME_SAMPLES])
+        if self._timing == "constant":
+            waveform = pad(waveform, "full")
         try:
-            (rows,) = self._session.run(["rows"], {"waveform": pad(samples, self.info.context)[None]}, options)
+            (rows,) = self._session.run(["rows"], {"waveform": waveform[None], "frames": frames}, options)
         except Exception as error:  # see above
             raise self._damaged("it fails on a clip that it should take") from error
         if rows.shape != (1, self.info.queries, self.info.width) or not np.isfinite(rows).all():
@@ -88,7 +98,7 @@ class Encoder:
         try:
             raw = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
             if raw["format"] != METADATA_FORMAT:
-                raise ModelError("edge_model_unsupported", f"{self._path} is made for another ESRT: upgrade this one.")
+                raise self._unsupported(int(raw["format"]))
             info = EdgeInfo(raw["name"], raw["fingerprint"], raw["queries"], raw["width"], raw["context"])
             scale = np.frombuffer(base64.b64decode(raw["int8_scale"], validate=True), dtype="<f4").astype(np.float32)
             if not isinstance(raw["name"], str) or raw["context"] not in ("speech", "full") or raw["queries"] < 1:
@@ -98,6 +108,11 @@ class Encoder:
             return info, Tables(scale)
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged("its metadata is not that of an ESRT edge model") from error
+
+    def _unsupported(self, form: int) -> ModelError:
+        older = "made by an older ESRT: upgrade esrt where it was made, which may be the cloud"
+        newer = "made by a newer ESRT: upgrade esrt here"
+        return ModelError("edge_model_unsupported", f"{self._path} was {older if form < METADATA_FORMAT else newer}.")
 
     def _damaged(self, why: str) -> ModelError:
         return ModelError("edge_model_damaged", f"The edge model {self._path} is damaged ({why}): download it again.")
@@ -109,4 +124,6 @@ def _session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Threads that wait for work by spinning take a core from everything else on the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Slower and exact; processors other than x86 have no such switch, and no such trouble.
+    options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

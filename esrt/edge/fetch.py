@@ -24,7 +24,7 @@ from esrt.model.manifest import sha256
 from esrt.wire.schemas import EDGE_MODEL, EdgeFile, ModelCard
 
 if TYPE_CHECKING:
-    from esrt.edge.encoder import Encoder
+    from esrt.edge.encoder import Encoder, Timing
 
 Progress = Callable[[int, int], None]
 
@@ -62,11 +62,11 @@ def edge_model(
     return target / EDGE_MODEL, card
 
 
-def load(path: Path, card: ModelCard, url: str) -> Encoder:
+def load(path: Path, card: ModelCard, url: str, timing: Timing = "fast") -> Encoder:
     """The encoder of a model that was fetched. Raises ModelError, or CloudError `edge_model_mismatch`."""
     from esrt.edge.encoder import Encoder
 
-    encoder = Encoder(path)
+    encoder = Encoder(path, timing=timing)
     if encoder.info.fingerprint != card.fingerprint:
         raise CloudError(
             "edge_model_mismatch",

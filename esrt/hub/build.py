@@ -16,7 +16,7 @@ from esrt.hub import huggingface, packages
 Progress = Callable[[str, float], None]
 
 # Part of each cache's name: raise it when what is built from the same sources changes.
-BUILD = 1
+BUILD = 2
 DELTA_FILES = ("config.json", "adapter.safetensors", "projector.safetensors", "codec.safetensors", "tags.safetensors")
 
 

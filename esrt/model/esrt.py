@@ -14,7 +14,10 @@ FRAME_SAMPLES = 320  # samples of one encoder frame, 20 ms
 
 
 class EdgeHalf(nn.Module):
-    """Waveform [b, samples] -> rows [b, queries, width]. Nothing else of the speech leaves the device."""
+    """Waveform [b, samples] -> rows [b, queries, width]. Nothing else of the speech leaves the device.
+
+    `frames` int64 [b] says how many frames of the waveform count, from its beginning; without it, all.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -22,9 +25,9 @@ class EdgeHalf(nn.Module):
         self.encoder = WhisperEncoder(config.encoder)
         self.adapter = QFormer(config.adapter, config.encoder.width)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, frames: Tensor | None = None) -> Tensor:
         """`samples` is a multiple of FRAME_SAMPLES, at most 30 s."""
-        return self.adapter(self.encoder(self.mel(waveform)))
+        return self.adapter(self.encoder(self.mel(waveform), frames), frames)
 
 
 class ESRTModel(nn.Module):

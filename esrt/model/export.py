@@ -1,15 +1,16 @@
 """The edge half as ONE ONNX graph: waveform -> log-mel -> Whisper's encoder -> Q-Former -> the rows that are sent.
 
-The graph computes in float32. Weights that are exact in float16, or as int8 with a scale a channel, are stored so and
-expanded when the file is opened: a third of the size, the very same numbers. Computing in int8 (`export_int8`) was
-tried and is not used: 2.5 times as fast, but Whisper's few large activations make rows with a cosine as low as 0.96.
+Matrix products with weights run in int8 (`int8`), everything else in float32. Of the weights that stay float32, those
+that are exact in float16 are stored so.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import torch
 
 from esrt.config import WINDOW_SAMPLES, ModelConfig
 from esrt.errors import ModelError
-from esrt.model import checkpoint
+from esrt.model import checkpoint, int8
 from esrt.model.esrt import FRAME_SAMPLES, EdgeHalf
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def metadata(folder: Path) -> dict[str, Any]:
     config = ModelConfig.load(folder / "config.json")
     scale = checkpoint.load_tables(folder).int8_scale
     return {
-        "format": 1,
+        "format": 2,
         "name": config.name,
         "fingerprint": checkpoint.fingerprint(folder).hex(),
         "queries": config.adapter.queries,
@@ -58,51 +59,48 @@ def export_folder(folder: Path) -> Path:
 
 
 def export(edge: EdgeHalf, meta: dict[str, Any], path: Path) -> None:
-    """Writes the edge half: input `waveform` float32 [1, samples], a multiple of FRAME_SAMPLES and at most 30 s; output
-    `rows` float32 [1, queries, width].
+    """Writes the edge half: inputs `waveform` float32 [1, samples], a multiple of FRAME_SAMPLES and at most 30 s, and
+    `frames` int64 [1], how many of its frames count; output `rows` float32 [1, queries, width].
 
     Raises ModelError `package_missing` without the packages onnx and onnxscript.
     """
-    program = _trace(edge)
-    model = program.model
-    _forget_where(model)
-    _store_small(model.graph)
-    model.metadata_props[METADATA_KEY] = json.dumps(meta)
-    beside = path.with_name(path.name + ".new")
-    program.save(str(beside), external_data=False)
-    beside.replace(path)
+    scaled = copy.deepcopy(edge)
+    int8.scale_rows(scaled)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        plain, beside = Path(scratch) / "float.onnx", Path(scratch) / path.name
+        export_float(scaled, plain)
+        with _quiet():
+            int8.quantise(plain, beside)
+        import onnx_ir as ir
+
+        model = ir.load(beside)
+        _forget_where(model)
+        _store_half(model.graph)
+        model.metadata_props[METADATA_KEY] = json.dumps(meta)
+        ir.save(model, beside)
+        beside.replace(path)
 
 
-def export_int8(edge: EdgeHalf, path: Path) -> None:
-    """Writes a variant whose matrix products run in int8, activations scaled as they come. Made to be measured only."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    plain = path.with_name(path.name + ".float")
-    _trace(edge).save(str(plain), external_data=False)
-    with _quiet():
-        quantize_dynamic(plain, path, ["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
-    plain.unlink()
-
-
-def _trace(edge: EdgeHalf) -> torch.onnx.ONNXProgram:
+def export_float(edge: EdgeHalf, path: Path) -> None:
+    """The same graph in float32 throughout: what the shipped one is measured against."""
     frames = torch.export.Dim("frames", min=1, max=WINDOW_SAMPLES // FRAME_SAMPLES)
-    example = torch.zeros(1, FRAME_SAMPLES * 100)
+    example = (torch.zeros(1, FRAME_SAMPLES * 100), torch.tensor([100]))
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 edge.eval(),
-                (example,),
+                example,
                 dynamo=True,
                 verbose=False,
-                input_names=["waveform"],
+                input_names=["waveform", "frames"],
                 output_names=["rows"],
-                dynamic_shapes={"waveform": {1: FRAME_SAMPLES * frames}},
+                dynamic_shapes={"waveform": {1: FRAME_SAMPLES * frames}, "frames": None},
                 opset_version=_OPSET,
             )
     except ImportError as error:
         raise ModelError("package_missing", "Writing ONNX needs two packages: pip install onnx onnxscript") from error
     assert program is not None
-    return program
+    program.save(str(path), external_data=False)
 
 
 @contextmanager
@@ -129,8 +127,8 @@ def _forget_where(model: ir.Model) -> None:
             value.metadata_props.clear()
 
 
-def _store_small(graph: ir.Graph) -> None:
-    """Stores weights as float16, or int8 and scales, wherever that gives back each value exactly."""
+def _store_half(graph: ir.Graph) -> None:
+    """Stores float32 weights as float16 wherever that gives back each value exactly."""
     import onnx_ir as ir
 
     first = next(iter(graph))
@@ -138,45 +136,17 @@ def _store_small(graph: ir.Graph) -> None:
         if value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT or value.const_value.size < _SMALL:
             continue
         array = value.const_value.numpy()
-        if (half := _as_half(array)) is not None:
-            nodes = [_cast(graph, name, half)]
-        elif (parts := _as_int8(array)) is not None:
-            scale = ir.Value(name=f"{name}_scale", const_value=ir.tensor(parts[1]))
-            graph.register_initializer(scale)
-            cast = _cast(graph, name, parts[0])
-            nodes = [cast, ir.node("Mul", [cast.outputs[0], scale])]
-        else:
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), array):
             continue
-        nodes[-1].outputs[0].name = f"{name}_expanded"
-        value.replace_all_uses_with(nodes[-1].outputs[0])
+        stored = ir.Value(name=f"{name}_stored", const_value=ir.tensor(half))
+        graph.register_initializer(stored)
+        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT})
+        cast.outputs[0].name = f"{name}_expanded"
+        value.replace_all_uses_with(cast.outputs[0])
         del graph.initializers[name]
-        graph.insert_before(first, nodes)
-
-
-def _cast(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Node:
-    import onnx_ir as ir
-
-    stored = ir.Value(name=f"{name}_stored", const_value=ir.tensor(array))
-    graph.register_initializer(stored)
-    return ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT})
-
-
-def _as_half(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16] | None:
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), array) else None
-
-
-def _as_int8(array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None:
-    """[in, out] -> codes and scales [out], if `checkpoint.quantise` made the values.
-
-    The largest code of a channel is 127 then, or the scale is the smallest there is.
-    """
-    if array.ndim != 2:
-        return None
-    scale = np.maximum(np.abs(array).max(0) / np.float32(127), np.float32(checkpoint.SMALLEST_SCALE))
-    codes = np.rint(array / scale).astype(np.int8)
-    return (codes, scale) if np.array_equal(codes.astype(np.float32) * scale, array) else None
+        graph.insert_before(first, [cast])
 
 
 @dataclass(frozen=True)
@@ -198,7 +168,8 @@ def parity(edge: EdgeHalf, path: Path, clips: Sequence[npt.NDArray[np.float32]])
     for clip in clips:
         with torch.no_grad():
             ours = edge(torch.from_numpy(clip)[None])[0].numpy()
-        theirs = session.run(["rows"], {"waveform": clip[None]})[0][0]
+        frames = np.array([len(clip) // FRAME_SAMPLES])
+        theirs = session.run(["rows"], {"waveform": clip[None], "frames": frames})[0][0]
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         cosines.append((ours * theirs).sum(1) / lengths)
         largest = max(largest, float(np.abs(ours - theirs).max()))

@@ -41,7 +41,7 @@ WEIGHT = np.random.default_rng(0).normal(0, 0.1, (HOP, QUERIES * WIDTH)).astype(
 def describe(**changes: Any) -> dict[str, Any]:
     """The metadata of an edge model; a change of None leaves a field out."""
     whole = {
-        "format": 1,
+        "format": 2,
         "name": "ESRT-tiny",
         "fingerprint": FINGERPRINT.hex(),
         "queries": QUERIES,
@@ -60,22 +60,27 @@ def by_hand(samples: npt.NDArray[np.float32], length: int) -> npt.NDArray[np.flo
 
 
 def write_edge(path: Path, metadata: str, output: str = "rows") -> Path:
-    """A real ONNX graph that does what `by_hand` does."""
+    """A real ONNX graph that does what `by_hand` does, over as many frames as it is told."""
     nodes = [
-        helper.make_node("Reshape", ["waveform", "frames"], ["framed"]),
-        helper.make_node("MatMul", ["framed", "weight"], ["product"]),
+        helper.make_node("Reshape", ["waveform", "framing"], ["framed"]),
+        helper.make_node("Slice", ["framed", "first", "frames", "first"], ["heard"]),
+        helper.make_node("MatMul", ["heard", "weight"], ["product"]),
         helper.make_node("ReduceMean", ["product"], ["mean"], axes=[0], keepdims=0),
         helper.make_node("Reshape", ["mean", "shape"], [output]),
     ]
     constants = {
         "weight": WEIGHT,
-        "frames": np.array([-1, HOP], np.int64),
+        "framing": np.array([-1, HOP], np.int64),
+        "first": np.array([0], np.int64),
         "shape": np.array([1, QUERIES, WIDTH], np.int64),
     }
     graph = helper.make_graph(
         nodes,
         "edge",
-        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])],
+        [
+            helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"]),
+            helper.make_tensor_value_info("frames", TensorProto.INT64, [1]),
+        ],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, QUERIES, WIDTH])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.edge import cores
 from esrt.edge.cores import usable_cores
 from esrt.edge.encoder import EdgeInfo, Encoder
 from esrt.errors import AudioError, ModelError
@@ -49,6 +51,34 @@ def test_the_full_context_is_30_seconds(make_edge: MakeEdge, tiny: Any) -> None:
     samples = noise(10_000)
     rows = Encoder(make_edge(context="full")).encode(samples)
     np.testing.assert_allclose(rows, tiny.by_hand(samples, WINDOW_SAMPLES), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 50_001, 480_000])
+def test_constant_timing_computes_30_seconds_and_gives_the_same_rows(
+    make_edge: MakeEdge, tiny: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    encoder = Encoder(make_edge(), timing="constant")
+    seen: list[tuple[int, ...]] = []
+    session = encoder._session
+
+    def run(names: list[str], inputs: dict[str, Any], options: object) -> Any:
+        seen.append(inputs["waveform"].shape)
+        return session.run(names, inputs, options)
+
+    monkeypatch.setattr(encoder, "_session", SimpleNamespace(run=run))
+    rows = encoder.encode(noise(size))
+    assert seen == [(1, WINDOW_SAMPLES)]
+    np.testing.assert_allclose(rows, Encoder(make_edge()).encode(noise(size)), atol=1e-6)
+
+
+def test_processors_that_overflow_in_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cores, "_INFO", info)
+    assert cores.saturates(), "not known"
+    info.write_text("flags\t\t: fpu sse2 avx2\n")
+    assert cores.saturates()
+    info.write_text("flags\t\t: fpu avx2 avx512_vnni\n")
+    assert not cores.saturates()
 
 
 def test_threads_may_share_it(make_edge: MakeEdge) -> None:
@@ -104,6 +134,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         {"int8_scale": "not base64!"},
         {"int8_scale": base64.b64encode(b"12345").decode()},
         {"format": None},
+        {"format": "two"},
         {"output": "columns"},
     ],
     ids=str,
@@ -117,8 +148,12 @@ def test_scales_that_no_codec_can_use(make_edge: MakeEdge) -> None:
         Encoder(make_edge(int8_scale=base64.b64encode(np.zeros(8, "<f4").tobytes()).decode()))
 
 
-def test_a_newer_format(make_edge: MakeEdge) -> None:
-    assert refused(make_edge(format=2)) == "edge_model_unsupported"
+@pytest.mark.parametrize(("form", "where"), [(1, "where it was made"), (3, "esrt here")])
+def test_another_format_says_what_to_upgrade(make_edge: MakeEdge, form: int, where: str) -> None:
+    path = make_edge(format=form)
+    assert refused(path) == "edge_model_unsupported"
+    with pytest.raises(ModelError, match=where):
+        Encoder(path)
 
 
 def test_a_file_that_is_no_edge_model(make_edge: MakeEdge, capfd: pytest.CaptureFixture[str]) -> None:
