@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from esrt.train.augment import augment
 from esrt.train.examples import Example, Tokenizer, example, plain, token_ids
 from esrt.train.features import Features
 from esrt.train.recipes import Recipe, Stage
@@ -108,10 +109,16 @@ class Batches:
         unnamed = rng.random() < self.recipe.unnamed
         return Sample(clip, asked, example(clip, asked, self.tokenizer, self.end, unnamed))
 
-    def frames(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Encoder frames float32 [b, t, width], padded, and how many of each are real [b]."""
-        found = [torch.from_numpy(self.features.get(clip.audio).astype(np.float32)) for clip in clips]
-        return pad_sequence(found, batch_first=True), torch.tensor([len(rows) for rows in found])
+    def frames(self, clips: Sequence[Clip], seeds: Sequence[list[int]] = ()) -> tuple[Tensor, Tensor]:
+        """Encoder frames float32 [b, t, width], padded, and how many of each are real [b].
+
+        With a seed for each clip, they are disturbed.
+        """
+        found = [self.features.get(clip.audio).astype(np.float32) for clip in clips]
+        if seeds:
+            found = [augment(rows, np.random.default_rng(seed)) for rows, seed in zip(found, seeds, strict=True)]
+        padded = pad_sequence([torch.from_numpy(rows) for rows in found], batch_first=True)
+        return padded, torch.tensor([len(rows) for rows in found])
 
     def tensors(self, stage: Stage, step: int, samples: Sequence[Sample], part: slice) -> Batch:
         """A part of a batch's samples. The CTC's classes are those of the whole batch, as all parts share one loss."""
@@ -122,7 +129,11 @@ class Batches:
         elif stage.objective == "ctc-llm" or stage.ctc_weight:
             targets = self._tied_targets(stage, step, samples, part)
         examples = [sample.example for sample in mine if sample.example is not None]
-        frames, lengths = self.frames([sample.clip for sample in mine])
+        seeds = []
+        if self.recipe.augment:
+            places = range(*part.indices(len(samples)))
+            seeds = [[self.recipe.seed, step, place, *stage.name.encode()] for place in places]
+        frames, lengths = self.frames([sample.clip for sample in mine], seeds)
         return Batch(frames, lengths, targets, answers(examples) if examples else None)
 
     def _whisper_targets(self, samples: Sequence[Sample]) -> Targets:

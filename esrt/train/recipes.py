@@ -56,6 +56,7 @@ class Recipe:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     unnamed: float = 0.7  # share of samples whose prompt does not name the source
+    augment: bool = False  # disturb the frames of each clip anew each time it is drawn
     validate_every: int = 0  # steps between looks at held-back clips, which move the tasks' loss weights; 0: never
     accumulate: int = 1  # parts a process computes its share of a batch in, one after the other
     checkpointing: bool = False  # compute the LLM's activations twice rather than keep them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -139,16 +140,17 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     if recipe.validate_every:
         sets, back = split(sets)
 
-    def batches(members: Mapping[str, Sequence[Clip]]) -> Batches:
+    def batches(members: Mapping[str, Sequence[Clip]], augment: bool) -> Batches:
         weights = {name: recipe.weights.get(name, 1.0) for name in members}
         sampler = Sampler(members, weights, recipe.seed, recipe.temperature, recipe.tiers)
-        return Batches(recipe, sampler, features, tokenizer, whisper_tokenizer, known, end)
+        return Batches(replace(recipe, augment=augment), sampler, features, tokenizer, whisper_tokenizer, known, end)
 
     torch.manual_seed(recipe.seed)
     network = new_network(recipe, known, whisper, whisper_tokenizer, llm_folder, accelerator)
     if recipe.start and at is None:
         warm_start(network, recipe.start)
-    return Trainer(recipe, network, batches(sets), accelerator, run, batches(back) if back else None)
+    validation = batches(back, False) if back else None
+    return Trainer(recipe, network, batches(sets, recipe.augment), accelerator, run, validation)
 
 
 def new_network(

@@ -39,6 +39,7 @@ RECIPE = Recipe(
     lora_rank=2,
     lora_dropout=0.0,
     validate_every=2,
+    augment=True,
     bf16=False,
 )
 

@@ -96,6 +96,7 @@ def test_catalogues_keep_plain_sentences_in_the_languages_asked_for(tmp_path: Pa
             "scene^Good morning, old friend.": words,
             "Press <b>$key</b> to go on now": "x",
             "Same as it was": "Same as it was",
+            "Nobody has translated this one.": " ",
         }
         (folder / "wesnoth.mo").write_bytes(catalogue(entries))
     expected = {

@@ -28,5 +28,6 @@ def sentences(root: Path, languages: Iterable[str], shortest: int = 3, longest: 
                     continue
                 if re.search(r"[<>$|{}\[\]=_@#%\n*/\\0-9]", english + translated):
                     continue
-                found.setdefault(english, {"eng": english})[language] = translated.strip()
+                if text := translated.strip():
+                    found.setdefault(english, {"eng": english})[language] = text
     return list(found.values())
