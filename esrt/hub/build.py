@@ -93,7 +93,7 @@ def make_ready(delta: Path, folder: Path, base: Callable[[str], Path | None], pr
         if not (delta / name).is_file():
             raise ModelError("model_damaged", f"{delta / name} is missing: fetch or save the model anew.")
         shutil.copyfile(delta / name, folder / name)
-    for name in ("card.md", "llm_delta"):
+    for name in ("card.md", "llm_delta", checkpoint.OUTPUTS):
         if (delta / name).is_dir():
             shutil.copytree(delta / name, folder / name)
         elif (delta / name).is_file():

@@ -1,6 +1,7 @@
 """Model folders: a delta (what training changed) and a ready folder (the same, with all weights it needs).
 
     config.json  adapter.safetensors  projector.safetensors  codec.safetensors  tags.safetensors  llm_delta/  card.md
+    outputs.safetensors, where the LLM shall not write every token
     and, where it is ready to run:  llm/ (tags and LoRA merged)  whisper/ (the encoder)  edge.onnx
 
 Every folder has a MANIFEST.json. safetensors and ONNX only: nothing is ever unpickled.
@@ -28,13 +29,18 @@ from esrt.wire import codecs
 
 State = dict[str, Tensor]
 
+OUTPUTS = "outputs.safetensors"
+
 _SCALE = ".scale"
 SMALLEST_SCALE = 2.0**-14  # the smallest normal float16: below it a scale would lose digits
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What training made. `int8_scale` [adapter.width]; `tags` [102, llm.width] as in the embedding table."""
+    """What training made. `int8_scale` [adapter.width]; `tags` [102, llm.width] as in the embedding table.
+
+    `outputs` int [n] are the tokens that the LLM may write, None for all of them.
+    """
 
     config: ModelConfig
     adapter: Mapping[str, Tensor]
@@ -42,6 +48,7 @@ class Delta:
     int8_scale: Tensor
     tags: Tensor
     card: str
+    outputs: Tensor | None = None
 
 
 def save(
@@ -62,6 +69,8 @@ def save(
         _save(delta.projector, work / "projector.safetensors")
         _save({"int8_scale": delta.int8_scale.float()}, work / "codec.safetensors")
         _save({"rows": delta.tags.to(dtype)}, work / "tags.safetensors")
+        if delta.outputs is not None:
+            _save({"ids": delta.outputs.int()}, work / OUTPUTS)
         if lora is not None:
             _save_lora(lora, work / "llm_delta", delta.config.llm.weights, dtype, lora_state)
         (work / "card.md").write_text(delta.card, encoding="utf-8")
@@ -159,7 +168,18 @@ def load_delta(folder: Path) -> Delta:
         int8_scale=scale,
         tags=tags,
         card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        outputs=load_outputs(folder),
     )
+
+
+def load_outputs(folder: Path) -> Tensor | None:
+    """The ids int64 [n] of the tokens that the folder's LLM may write; None where it may write all."""
+    if not (folder / OUTPUTS).is_file():
+        return None
+    ids = read_state(folder / OUTPUTS).get("ids")
+    if ids is None or ids.ndim != 1 or not len(ids):
+        raise ModelError("model_damaged", f"{folder / OUTPUTS} has no token ids; fetch the model again.")
+    return ids.long()  # float32 holds every integer below 2^24
 
 
 def load_edge(folder: Path) -> EdgeHalf:

@@ -19,7 +19,7 @@ class Tokenizer(Protocol):
     def convert_tokens_to_ids(self, token: str) -> int: ...
 
 
-FORKS = 3  # translations of one clip that share its audio rows and transcript
+FORKS = 4  # translations of one clip that share its audio rows and transcript
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def save_delta(trainer: Trainer, folder: Path, card: str) -> None:
         int8_scale=calibrate(adapter, trainer),
         tags=state["tags"],
         card=card,
+        outputs=trainer.batches.vocabularies.outputs,
     )
     checkpoint.save(folder, delta, trainer.network.llm, small=True, lora_state=part("llm"))
 

@@ -74,7 +74,7 @@ def language_model(config: LLMConfig, dtype: torch.dtype = torch.float32) -> Gem
 def build(recipe: Recipe, clips: Clips, bf16: bool) -> Network:
     """The recipe's network, as esrt.train.setup builds it but with random weights, on the default device."""
     config = PRESETS[recipe.model]
-    known = Vocabularies(*(torch.zeros(count).long() for count in (clips.spoken, clips.words, len(LANGUAGES))))
+    known = Vocabularies(*(torch.zeros(count).long() for count in (clips.spoken, clips.words, len(LANGUAGES), 0)))
     return Network(
         config, language_model(config.llm, torch.bfloat16 if bf16 else torch.float32), known,
         torch.zeros(clips.spoken, config.encoder.width), recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout,

@@ -19,6 +19,7 @@ from esrt.config import PRESETS, ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
+from esrt.model.outputs import spelling
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import checkpoint, parallel
@@ -130,7 +131,8 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
         device = accelerator.device
         features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
         by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [*tags, end])
-    known = Vocabularies(torch.tensor(by_whisper), torch.tensor(by_llm), torch.tensor(tags))
+    outputs = sorted({*by_llm, *spelling(tokenizer.get_vocab())})
+    known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}
     sets = {
         name: [clip for clip in clips(found, lengths) if len(plain(clip.transcript)) > 1]

@@ -15,7 +15,7 @@ def test_a_clip_of_any_length_stays_a_clip(length: int, seed: int) -> None:
     before = frames.copy()
     out = augment(frames, np.random.default_rng(seed))
     assert out.dtype == np.float32 and out.shape[1] == 16
-    assert 1 <= len(out) and abs(len(out) - length) <= 0.1 * length + 1
+    assert len(out) >= 1 and abs(len(out) - length) <= 0.1 * length + 1
     assert np.isfinite(out).all()
     assert np.array_equal(frames, before), "the cache's own frames stay"
     assert np.array_equal(out, augment(frames, np.random.default_rng(seed))), "the same seed, the same frames"

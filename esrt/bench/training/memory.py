@@ -77,7 +77,7 @@ def small_trainer(steps: int, name: str, data: Path, run: Path) -> Watched:
     tokenizer = load_tokenizer(hub.base(SMALL.llm.weights))
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
     heard, written = setup.vocabularies(run / "vocabularies.json", rows, tokenizer, whisper, [*tags, end])
-    known = Vocabularies(torch.tensor(heard), torch.tensor(written), torch.tensor(tags))
+    known = Vocabularies(*(torch.tensor(ids) for ids in (heard, written, tags, written)))
     sampler = Sampler({name: clips(rows, {audio: n for audio, (_, n) in features.index.items()})}, recipe.weights, 0)
     embedding = torch.randn(len(heard), SMALL.adapter.width)
     network = Network(SMALL, memory.language_model(SMALL.llm), known, embedding, recipe.lora_rank, 8, 0.0)
