@@ -1,7 +1,7 @@
 """The edge half as ONE ONNX graph: waveform -> log-mel -> Whisper's encoder -> Q-Former -> the rows that are sent.
 
-Matrix products with weights run in int8 (`int8`), everything else in float32. Of the weights that stay float32, those
-that are exact in float16 are stored so.
+Most matrix products with weights run in int8 (`int8`), everything else in float32. Of the weights that stay float32,
+those that are exact in float16 are stored so.
 """
 
 from __future__ import annotations

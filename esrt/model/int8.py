@@ -1,10 +1,17 @@
-"""Matrix products in int8: 1.5 times as fast as float32 on a processor, and a quarter of the memory."""
+"""Matrix products in int8: several times as fast as in float32 on a processor, with a quarter of the memory.
+
+Not all of them: the projections of Whisper's attention stay in float32. They are a third of its products, and int8 moves
+rows there three times as far as in all the rest together.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from torch import Tensor, nn
+
+from esrt.model.esrt import EdgeHalf
+from esrt.model.whisper_encoder import EncoderLayer
 
 
 class RowScaled(nn.Module):
@@ -25,18 +32,23 @@ class RowScaled(nn.Module):
         return y if bias is None else y + bias
 
 
-def scale_rows(module: nn.Module) -> None:
-    """Makes every linear layer in `module` a RowScaled one, in place. The results stay the same up to rounding."""
-    for parent in list(module.modules()):
+def scale_rows(edge: EdgeHalf) -> None:
+    """Makes the layers that shall run in int8 RowScaled ones, in place. The results stay the same up to rounding."""
+    feed_forward = [module for module in edge.encoder.modules() if isinstance(module, EncoderLayer)]
+    for parent in [*feed_forward, *edge.adapter.modules()]:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(parent, name, RowScaled(child))
 
 
 def quantise(plain: Path, path: Path) -> None:
-    """A float32 ONNX file -> one that multiplies by its constant matrices in int8: a scale for each output channel, and
-    one for each input, taken as it comes.
+    """A float32 ONNX file -> one in which the products of RowScaled layers run in int8: a scale for each output
+    channel, and one for each input, taken as it comes.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(plain, path, ["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    graph = onnx.load(plain).graph
+    divided = {output for node in graph.node if node.op_type == "Div" for output in node.output}
+    scaled = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[0] in divided]
+    quantize_dynamic(plain, path, ["MatMul"], per_channel=True, weight_type=QuantType.QInt8, nodes_to_quantize=scaled)

@@ -76,7 +76,7 @@ def test_onnx_equals_torch_on_real_speech(real: tuple[EdgeHalf, Path], clips: li
     assert found.worst >= 0.99999
     assert found.largest_difference < 0.01  # of values up to 200
     int8 = export.parity(edge, folder / "edge.onnx", clips)
-    assert int8.mean >= 0.997 and int8.worst >= 0.95
+    assert int8.mean >= 0.998 and int8.worst >= 0.95
 
 
 @needs_whisper
@@ -104,7 +104,7 @@ def test_lengths_from_one_frame_to_thirty_seconds(real: tuple[EdgeHalf, Path], c
 
 @pytest.mark.skipif(not (SHIPPED / "config.json").is_file(), reason="no trained weights in this checkout")
 def test_the_trained_edge_model(model: Path, clips: list[Clip]) -> None:
-    assert export.parity(checkpoint.load_edge(model), model / "edge.onnx", clips).mean >= 0.997
+    assert export.parity(checkpoint.load_edge(model), model / "edge.onnx", clips).mean >= 0.999
 
 
 @needs_whisper
@@ -130,7 +130,7 @@ def test_the_log_mel_in_the_graph_is_whispers_own(
 @needs_whisper
 def test_the_file_is_small_and_says_nothing_of_its_maker(real: tuple[EdgeHalf, Path]) -> None:
     whole = (real[1] / "edge.onnx").read_bytes()
-    assert len(whole) < 55_000_000, "185 MB as float32"
+    assert len(whole) < 60_000_000, "185 MB as float32"
     for trace in (b"site-packages", b"stack_trace", b".py", str(Path.home()).encode()):
         assert trace not in whole
 
