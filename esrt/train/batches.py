@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from esrt.train.augment import augment
-from esrt.train.examples import Example, Tokenizer, example, plain, token_ids
+from esrt.train.examples import Example, Tokenizer, always_into, example, plain, token_ids
 from esrt.train.features import Features
 from esrt.train.recipes import Recipe, Stage
 from esrt.train.sampler import Clip, Sampler
@@ -109,6 +109,7 @@ class Batches:
         (task,) = rng.choices(list(stage.tasks), list(stage.tasks.values()))
         asked = task if clip.translations else "asr"
         unnamed = rng.random() < self.recipe.unnamed
+        clip = always_into(clip, self.recipe.always)
         return Sample(clip, asked, example(clip, asked, self.tokenizer, self.end, unnamed))
 
     def frames(self, clips: Sequence[Clip], seeds: Sequence[list[int]] = ()) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from esrt.languages import LANGUAGES
@@ -73,6 +73,16 @@ def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool
         return _example([([source, target], False), ([*text, source, target, *translation], True)], [])
     trunk = [([*text, source], task == "srt")]
     return _example(trunk, [[([target], False), (translation, True)] for target, translation in translated])
+
+
+def always_into(clip: Clip, code: str) -> Clip:
+    """The clip with its translation into `code`, where it has one, among the first FORKS."""
+    codes = [target for target, _ in clip.translations]
+    if code not in codes[FORKS:]:
+        return clip
+    others = list(clip.translations)
+    others.insert(FORKS - 1, others.pop(codes.index(code)))
+    return replace(clip, translations=tuple(others))
 
 
 Parts = list[tuple[list[int], bool]]

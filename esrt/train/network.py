@@ -81,7 +81,6 @@ class Network(nn.Module):
     tag_of: Tensor
     class_of: Tensor
     output: Tensor
-    tag_classes: Tensor
 
     def __init__(
         self, config: ModelConfig, llm: PreTrainedModel, vocabularies: Vocabularies, whisper_embedding: Tensor,
@@ -97,12 +96,13 @@ class Network(nn.Module):
         self.register_buffer("embedding", table, persistent=False)
         self.scale = table.shape[1] ** 0.5
         self.tags = nn.Parameter(table[vocabularies.tags].float())
-        # Tag id -> its row of `tags`; LLM id -> its class in the restricted softmax; -1 for every other token.
+        # Of the output layer's rows only the tags' change: they are the last classes of the restricted softmax, and no
+        # gradient is taken of the others.
+        fixed = vocabularies.llm[~torch.isin(vocabularies.llm, vocabularies.tags)]
+        self.register_buffer("output", table[fixed], persistent=False)
+        # Tag id -> its row of `tags`; LLM id -> its class; -1 for every other token.
         self.register_buffer("tag_of", _places(vocabularies.tags, len(table)), persistent=False)
-        self.register_buffer("class_of", _places(vocabularies.llm, len(table)), persistent=False)
-        # The output layer's rows, of which only the tags' change; to gather them at each step would take a tenth of it.
-        self.register_buffer("output", table[vocabularies.llm].float(), persistent=False)
-        self.register_buffer("tag_classes", self.class_of[vocabularies.tags], persistent=False)
+        self.register_buffer("class_of", _places(torch.cat([fixed, vocabularies.tags]), len(table)), persistent=False)
         self.whisper_ctc = WhisperCTC(whisper_embedding, config.adapter.width)
         self.tied_ctc = TiedCTC(table.shape[1])
         lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")
@@ -170,8 +170,8 @@ class Network(nn.Module):
         ).last_hidden_state
         # The row before a token predicts it.
         predicting = hidden[:, queries - 1 : -1][learned]
-        table = self.output.index_copy(0, self.tag_classes, self.tags)
-        logits = (predicting @ table.T).float()
+        fixed = predicting.to(self.output.dtype) @ self.output.T
+        logits = torch.cat([fixed.float(), (predicting @ self.tags.T).float()], dim=1)
         wanted = self.class_of[ids[learned]]
         losses = nn.functional.cross_entropy(logits, wanted, reduction="none")
         right = (logits.argmax(-1) == wanted).float()

@@ -56,6 +56,7 @@ class Recipe:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     unnamed: float = 0.7  # share of samples whose prompt does not name the source
+    always: str = ""  # language that every clip is translated into, besides those that are drawn, where it has one
     augment: bool = False  # disturb the frames of each clip anew each time it is drawn
     validate_every: int = 0  # steps between looks at held-back clips, which move the tasks' loss weights; 0: never
     accumulate: int = 1  # parts a process computes its share of a batch in, one after the other
@@ -77,6 +78,7 @@ def esrt_270m() -> Recipe:
         model="ESRT-270M",
         # What was recorded is little text by few voices, soon known by heart: most clips are new sentences, spoken.
         weights={"human": 0.3, "synth": 0.55, "tuxpaint": 0.1, "prompts": 0.05},
+        always="eng",
         augment=True,
         # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
         lora_dropout=0.0,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from esrt.languages import LANGUAGES
-from esrt.train.examples import example, plain
+from esrt.train.examples import FORKS, always_into, example, plain
 from esrt.train.loop import Trainer
 from esrt.train.manifest import Row
 from esrt.train.sampler import Clip, Sampler, capped, clips
@@ -116,6 +116,16 @@ def test_what_the_loss_sees() -> None:
 )
 def test_plain(text: str, wanted: str) -> None:
     assert plain(text) == wanted
+
+
+def test_a_language_that_is_always_translated_into() -> None:
+    codes = ("deu", "fra", "ita", "spa", "rus", "eng", "ces")
+    clip = Clip("a.wav", "pol", "Tak.", tuple((code, code) for code in codes), 90)
+    found = always_into(clip, "eng").translations
+    assert [code for code, _ in found] == ["deu", "fra", "ita", "eng", "spa", "rus", "ces"]
+    assert found.index(("eng", "eng")) < FORKS
+    for code in ("fra", "nld", ""):
+        assert always_into(clip, code) == clip, "there already, or not to be had"
 
 
 def test_translations_fork_where_the_transcript_ends() -> None:

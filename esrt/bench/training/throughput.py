@@ -131,7 +131,7 @@ def run(recipe: Recipe, data: Path, steps: int) -> str:
                 [line("ours", ours, each), line("plain", plain, batch)],
             ),
             f"Ours is **{two / one:.1f} times** as fast in samples, {two / one * each / batch:.1f} times in answers (a "
-            f"sample of ours asks for up to three translations of one clip). Stage {stage.name} of {recipe.name}, "
+            f"sample of ours asks for up to four translations of one clip). Stage {stage.name} of {recipe.name}, "
             f"{batch} clips a step, {steps} steps of each by turns on the same clips, precision {precision}.",
             "The plain loop reads and encodes the sound in each step, pads rows, and takes logits on all positions "
             f"over the whole vocabulary; it has no CTC, and its encoder works on the clips' own length as ours did. On "
