@@ -78,9 +78,12 @@ def choose(rows: Sequence[Row], each: int) -> dict[str, list[Clip]]:
     }
 
 
-def ours(folder: Path, clips: Sequence[Clip], codec: str, beam: int) -> list[Answer]:
-    """What the model in `folder` makes of the clips; it is not told the language."""
-    encoder, cloud = Encoder(folder / "edge.onnx"), Searching(load_service(folder))
+def ours(folder: Path, clips: Sequence[Clip], codec: str, beam: int, edge: Path | None = None) -> list[Answer]:
+    """What the model in `folder`, or the edge model `edge` with its cloud half, makes of the clips.
+
+    It is not told the language.
+    """
+    encoder, cloud = Encoder(edge or folder / "edge.onnx"), Searching(load_service(folder))
     cloud.beam = beam
 
     def answer(clip: Clip) -> Answer:
