@@ -15,7 +15,7 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-test: lint
+test: lint $(VENV)/.redis
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -45,3 +45,17 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing esrt[dev] into $(VENV) (some 1.5 GB, once)" >&2
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# A real Redis for tests: Debian's packages, unpacked and not installed, which needs no root and starts no service.
+# Where there is neither Redis nor apt-get, those tests are left out.
+REDIS := redis-server redis-tools libjemalloc2 liblzf1
+
+$(VENV)/.redis: $(VENV)/.python
+	@if ! command -v redis-server && command -v apt-get; then \
+		echo "unpacking Debian's redis-server into $(VENV) (some 3 MB, once)" >&2; \
+		rm -rf $(VENV)/redis && mkdir $(VENV)/redis && cd $(VENV)/redis || exit; \
+		[ "$$(id -u)" != 0 ] || apt-get -qq update || true; \
+		apt-get -qq -o APT::Sandbox::User=root download $(REDIS) || exit; \
+		for package in *.deb; do dpkg-deb -x "$$package" . && rm "$$package" || exit; done; \
+	fi > /dev/null
+	@touch $@

