@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-_LISTENS = re.compile(r"listening on (http://[^\s]+:(\d+))")
+_LISTENS = re.compile(r"listening on (https?://[^\s]+:(\d+))")
 
 
 class Server:
@@ -125,7 +125,7 @@ def keyed_server(
 ) -> tuple[Server, Path]:
     """A server that asks for keys, and the file with a key it knows."""
     folder = tmp_path_factory.mktemp("keys")
-    made = run("serve", "--new-key", "laptop", "--key-file", folder / "keys.txt")
+    made = run("keys", "add", "laptop", "--key-file", folder / "keys.txt")
     assert made.returncode == 0, made.stderr
     key = folder / "laptop.key"
     key.write_text(made.stdout)

@@ -74,6 +74,13 @@ def size(text: str) -> int:
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1. For argparse's `type=`."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def fail(code: str, sentence: str) -> int:
     """Print the one line of an error on stderr; returns the exit code 2."""
     line = " ".join(sentence.split())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esrt import __version__
-from esrt.cli import data, doctor, languages, models, serve, sidecar, train, transcribe, translate
+from esrt.cli import data, doctor, keys, languages, models, serve, sidecar, train, transcribe, translate
 from esrt.cli.common import fail, help_format
 from esrt.errors import ESRTError, UsageError
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"esrt {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (translate, transcribe, serve, sidecar, models, languages, doctor, data, train):
+    for verb in (translate, transcribe, serve, keys, sidecar, models, languages, doctor, data, train):
         verb.add(verbs)
     return top
 

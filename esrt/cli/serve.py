@@ -1,15 +1,13 @@
-"""`esrt serve`: the cloud's half as an HTTP server; and new keys for it."""
+"""`esrt serve`: the cloud's half as an HTTP server."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
-import re
-import secrets
 import signal
 import socket
+import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from esrt.errors import UsageError
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
+    from esrt.cloud.feature_cache import FeatureCache
     from esrt.cloud.security import Keys
 
 
@@ -31,9 +30,9 @@ def add(verbs: Verbs) -> None:
         "serve",
         "Run the cloud's half as an HTTP server.",
         """
-esrt serve --no-auth                                            for this machine alone
-esrt serve --new-key laptop --key-file keys.txt > laptop.key    a new key: its hash goes into keys.txt
-esrt serve --key-file keys.txt --host 0.0.0.0                   for whoever has a key
+esrt serve --no-auth                             for this machine alone
+esrt keys add laptop --key-file keys.txt > laptop.key
+esrt serve --key-file keys.txt --host 0.0.0.0    for whoever has a key
 """,
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1)")
@@ -43,9 +42,36 @@ esrt serve --key-file keys.txt --host 0.0.0.0                   for whoever has 
     )
     parser.add_argument("--key-file", metavar="F", help="the keys that may ask: name:sha256hex a line")
     parser.add_argument("--no-auth", action="store_true", help="no keys; listens on loopback only")
-    parser.add_argument("--new-key", metavar="NAME", help="add a key to --key-file, print it, and end")
+    parser.add_argument("--tls-cert", metavar="F", help="certificate chain in PEM: speak https")
+    parser.add_argument("--tls-key", metavar="F", help="the certificate's private key in PEM")
     parser.add_argument(
-        "--cache-bytes", type=common.size, default=256 << 20, metavar="BYTES", help="features kept (default 256M)"
+        "--rate", type=common.count, default=600, metavar="N", help="requests a minute of one key (default 600)"
+    )
+    parser.add_argument(
+        "--concurrent", type=common.count, default=64, metavar="N", help="requests of one key at once (default 64)"
+    )
+    parser.add_argument(
+        "--queue", type=common.count, default=256, metavar="N", help="translations under way at most (default 256)"
+    )
+    parser.add_argument(
+        "--deadline", type=common.count, default=120, metavar="SECONDS", help="for one translation (default 120)"
+    )
+    parser.add_argument(
+        "--cache", default="memory", metavar="WHERE", help="keeps features: memory (default), a folder, or redis://..."
+    )
+    parser.add_argument(
+        "--cache-bytes",
+        type=common.size,
+        default=256 << 20,
+        metavar="BYTES",
+        help="features kept in memory or the folder (default 256M)",
+    )
+    parser.add_argument(
+        "--retention",
+        type=common.count,
+        default=3600,
+        metavar="SECONDS",
+        help="features are kept so long (default 3600)",
     )
     parser.add_argument("--engine", choices=("transformers",), default="transformers", help="what runs the LLM")
     parser.set_defaults(run=run)
@@ -53,47 +79,39 @@ esrt serve --key-file keys.txt --host 0.0.0.0                   for whoever has 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; wrong arguments and a taken port are said before the model is loaded."""
-    from esrt.cloud.security import check_bind, load_keys
+    from esrt.cloud.feature_cache import open_cache
+    from esrt.cloud.key_file import KeyFile
+    from esrt.cloud.security import check_bind
 
-    if args.new_key is not None:
-        if not args.key_file:
-            raise UsageError("usage", "--new-key goes with --key-file: name the file that shall know the key.")
-        print(new_key(args.new_key, Path(args.key_file)))
-        return 0
     if bool(args.key_file) == args.no_auth:
         raise UsageError(
             "no_keys",
-            "Say who may ask: --key-file F (`esrt serve --new-key NAME --key-file F > NAME.key` makes a key), or "
+            "Say who may ask: --key-file F (`esrt keys add NAME --key-file F > NAME.key` makes a key), or "
             "--no-auth for this machine alone.",
         )
-    keys = load_keys(Path(args.key_file)) if args.key_file else None
-    check_bind(args.host, keys)
+    keys = KeyFile(Path(args.key_file)).keys if args.key_file else None
+    check_bind(args.host, keys and keys())
+    tls = check_tls(args.tls_cert, args.tls_key)
     with bind(args.host, args.port) as listener:
-        return _serve(args, keys, listener)
+        return _serve(args, keys, tls, listener, open_cache(args.cache, args.cache_bytes, args.retention))
 
 
-def new_key(name: str, path: Path) -> str:
-    """Make a key, add its hash to the key file under `name`, and return the key: it stands nowhere else.
-
-    Raises UsageError `usage` for a name that cannot be one, `key_exists`, or what `load_keys` finds wrong in the file.
-    """
-    from esrt.cloud.security import load_keys
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise UsageError("usage", f"{name[:64]!r} cannot name a key: use letters, digits, dots, dashes, underscores.")
-    before = ""
-    if path.exists():
-        before = path.read_text(encoding="utf-8")
-        if before.strip() and name in load_keys(path):
-            raise UsageError("key_exists", f"{path} has a key for {name} already: choose another name or take it out.")
-    key = secrets.token_urlsafe(32)
-    line = f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    # Written beside and then renamed: a server that starts now reads the old file or the new one.
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(before + ("\n" if before and not before.endswith("\n") else "") + line)
-    beside.replace(path)
-    return key
+def check_tls(cert: str | None, key: str | None) -> tuple[str, str] | None:
+    """The files of a certificate and its key, or None where neither is named. Raises UsageError `tls_files`."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise UsageError("tls_files", "--tls-cert and --tls-key go together: name both files.")
+    try:
+        # An empty password, or OpenSSL would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, "")
+    except OSError as error:  # an ssl.SSLError is one
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason or "not readable as PEM"
+        raise UsageError(
+            "tls_files",
+            f"{cert} and {key} are no certificate and its key ({reason}): both in PEM, the key without a password.",
+        ) from error
+    return cert, key
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -108,13 +126,18 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(args: argparse.Namespace, keys: Keys | None, listener: socket.socket) -> int:
-    import uvicorn
-
+def _serve(
+    args: argparse.Namespace,
+    keys: Callable[[], Keys] | None,
+    tls: tuple[str, str] | None,
+    listener: socket.socket,
+    cache: FeatureCache,
+) -> int:
     from esrt.cloud.app import create_app
     from esrt.cloud.edge_files import EdgeFiles
-    from esrt.cloud.feature_cache import FeatureCache
+    from esrt.cloud.limits import Limits
     from esrt.cloud.load import load_card, load_service
+    from esrt.cloud.server import Server
     from esrt.translator import prepare
 
     # An operator's SIGTERM is an end in order, before the server runs too; uvicorn hands it back to us after draining.
@@ -122,22 +145,20 @@ def _serve(args: argparse.Namespace, keys: Keys | None, listener: socket.socket)
     print(f"esrt: loading {args.model}", file=sys.stderr)
     folder = prepare(args.model)
     edge = EdgeFiles(folder)
-    app = create_app(load_service(folder), FeatureCache(args.cache_bytes), keys, load_card(folder, edge), edge)
-    # Requests in flight get their answer before the process ends; an access log would tell who asked when.
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=DRAIN_SECONDS
-    )
+    limits = Limits(args.rate, args.concurrent, args.queue, args.deadline)
+    app = create_app(load_service(folder), cache, keys, load_card(folder, edge), edge, limits)
     listener.listen()
-    print(_announcement(args.host, listener.getsockname()[1], keys), file=sys.stderr, flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    url = f"{'http' if tls is None else 'https'}://{host}:{listener.getsockname()[1]}"
+    print(_announcement(url, keys and keys()), file=sys.stderr, flush=True)
+    Server(app, DRAIN_SECONDS, tls).run(sockets=[listener])
     return 0
 
 
-def _announcement(host: str, port: int, keys: Keys | None) -> str:
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _announcement(url: str, keys: Keys | None) -> str:
     if keys is None:
         return f"esrt: listening on {url}, no key needed: esrt translate AUDIO --to eng --cloud {url}"
     return (
         f"esrt: listening on {url} for the keys of {', '.join(keys)}: "
-        f"esrt translate AUDIO --to eng --cloud {url} --key-file {next(iter(keys))}.key"
+        f"esrt translate AUDIO --to eng --cloud {url} --key-file {next(iter(keys), 'NAME')}.key"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.feature_cache import FeatureCache
+from esrt.cloud.feature_cache.base import keep_swept
+from esrt.cloud.headers import Headers
+from esrt.cloud.limits import Limits, Tenants
 from esrt.cloud.metrics import Metrics
 from esrt.cloud.problems import internal_error, no_route, respond
 from esrt.cloud.routes import Routes
@@ -27,56 +32,89 @@ from esrt.wire.schemas import ModelCard
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request, str], Awaitable[Response]]
+DEFAULT_LIMITS = Limits()
 
 
-def create_app(service: Service, cache: FeatureCache, keys: Keys | None, card: ModelCard, edge: EdgeFiles) -> Starlette:
-    """The application that serves one model; it closes the service's engine when it ends.
+def create_app(
+    service: Service,
+    cache: FeatureCache,
+    keys: Callable[[], Keys] | None,
+    card: ModelCard,
+    edge: EdgeFiles,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Starlette:
+    """The application that serves one model; it closes the service's engine and the cache when it ends.
 
-    `keys` of None lets everyone in: ask `security.check_bind` before listening. `edge` are the files that
-    `card.edge` lists.
+    `keys` gives those that count now; None lets everyone in: ask `security.check_bind` before listening. `edge` are the
+    files that `card.edge` lists. `/readyz` fails from the moment that `app.state.draining` is True.
     """
     metrics = Metrics()
-    routes = Routes(service, cache, card, edge, metrics)
+    routes = Routes(service, cache, card, edge, metrics, limits)
+    tenants = Tenants(limits)
 
-    def route(path: str, method: str, handler: Handler, *, needs_key: bool = True) -> Route:
-        return Route(path, _Endpoint(path, handler, keys if needs_key else None, metrics), methods=[method])
+    def route(path: str, method: str, handler: Handler) -> Route:
+        return Route(path, _Endpoint(path, handler, keys, tenants, metrics), methods=[method])
+
+    def health(path: str, handler: Handler) -> Route:
+        return Route(path, _Endpoint(path, handler, None, None, metrics), methods=["GET"])
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(keep_swept(cache))
         yield
+        sweeping.cancel()
         await service.engine.close()
+        await cache.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             route("/v1/translations", "POST", routes.translate),
             route("/v1/features/{features}", "PUT", routes.store),
+            route("/v1/features/{features}", "DELETE", routes.forget),
             route("/v1/models", "GET", routes.models),
             route("/v1/edge/{file}", "GET", routes.edge),
             route("/metrics", "GET", routes.metrics),
-            route("/healthz", "GET", routes.alive, needs_key=False),
-            route("/readyz", "GET", routes.ready, needs_key=False),
+            route("/openapi.json", "GET", routes.openapi),
+            health("/healthz", routes.alive),
+            health("/readyz", routes.ready),
         ],
         exception_handlers={HTTPException: no_route},
         lifespan=lifespan,
+        middleware=[Middleware(Headers)],
     )
+    app.state.draining = False
+    return app
 
 
 class _Endpoint:
-    """An ASGI application around one handler: the key before anything else, every error a problem, all counted."""
+    """An ASGI application around one handler: the key before anything else, every error a problem, all counted.
 
-    def __init__(self, route: str, handler: Handler, keys: Keys | None, metrics: Metrics) -> None:
+    What a request holds, in `request.state.held`, is let go when its answer has been sent.
+    """
+
+    def __init__(
+        self,
+        route: str,
+        handler: Handler,
+        keys: Callable[[], Keys] | None,
+        tenants: Tenants | None,
+        metrics: Metrics,
+    ) -> None:
         self._route = route
         self._handler = handler
         self._keys = keys
+        self._tenants = tenants
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         status = 499  # the client has gone, as nginx counts it
+        request = Request(scope, receive, send)
         try:
-            response = await self._answer(Request(scope, receive, send))
-            status = response.status_code
-            await response(scope, receive, send)
+            with ExitStack() as request.state.held:
+                response = await self._answer(request)
+                status = response.status_code
+                await response(scope, receive, send)
         except ClientDisconnect:
             self._metrics.abandoned.inc()
         finally:
@@ -85,7 +123,9 @@ class _Endpoint:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            tenant = tenant_of(request.headers.get("authorization"), self._keys)
+            tenant = tenant_of(request.headers.get("authorization"), self._keys and self._keys())
+            if self._tenants is not None:
+                request.state.held.enter_context(self._tenants.request(tenant))
             return await self._handler(request, tenant)
         except ESRTError as error:
             return respond(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -11,30 +12,35 @@ from starlette.requests import ClientDisconnect, Request
 from esrt.errors import CloudError, ESRTError
 
 BODY_SECONDS = 30.0
+"""For the whole body."""
+SILENT_SECONDS = 10.0
+"""For the next byte of it."""
 
 Result = TypeVar("Result")
 
 
 async def read_body(request: Request, cap: int, too_large: ESRTError) -> bytes:
     """The body, or `too_large` as soon as it is known to have more than `cap` bytes: from its Content-Length before
-    anything is read, else by counting. Raises CloudError `body_timeout` when it takes longer than BODY_SECONDS.
+    anything is read, else by counting. Raises CloudError `body_too_slow` when it takes longer than BODY_SECONDS, or
+    when nothing comes for SILENT_SECONDS.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > cap:
         raise too_large
 
-    async def collect() -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > cap:
-                raise too_large
-        return bytes(body)
-
-    try:
-        return await asyncio.wait_for(collect(), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise CloudError("body_timeout", "The request's body did not come in time: send it again.", 408) from None
+    body = bytearray()
+    ends = time.monotonic() + BODY_SECONDS
+    chunks = request.stream()
+    while (left := ends - time.monotonic()) > 0:
+        try:
+            body += await asyncio.wait_for(anext(chunks), min(left, SILENT_SECONDS))
+        except StopAsyncIteration:
+            return bytes(body)
+        except asyncio.TimeoutError:
+            break
+        if len(body) > cap:
+            raise too_large
+    raise CloudError("body_too_slow", "The request's body did not come in time: send it again.", 408)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -24,7 +24,10 @@ class Metrics:
         self.frame_bytes = Counter("esrt_frame_bytes", "Bytes of the frames received.", registry=registry)
         self.tokens = Counter("esrt_tokens", "Tokens decoded for answers.", registry=registry)
         self.abandoned = Counter("esrt_abandoned", "Requests whose client left before the answer.", registry=registry)
-        self.cache_bytes = Gauge("esrt_cache_bytes", "Bytes of the features in memory.", registry=registry)
+        self.cache_bytes = Gauge(
+            "esrt_cache_bytes", "Bytes of the features that this server keeps, in memory or on disk.", registry=registry
+        )
+        self.cache_refused = Counter("esrt_cache_refused", "Frames that could not be kept.", registry=registry)
         self.load = Gauge("esrt_engine_load", "Requests that wait or are being decoded.", registry=registry)
 
     def text(self) -> bytes:

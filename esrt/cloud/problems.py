@@ -8,12 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from esrt.cloud.limits import RETRY_SECONDS, Busy
 from esrt.errors import CloudError, ESRTError, ModelError
 from esrt.wire.schemas import Problem
 
 # Whatever is not here, and has no status of its own, is the client's mistake: 400.
 _STATUS = {"frame_too_large": 413, "frame_wrong_model": 409}
-_RETRY_SECONDS = "1"
 
 
 def problem_of(error: ESRTError) -> Problem:
@@ -29,11 +29,13 @@ def problem_of(error: ESRTError) -> Problem:
 def respond(error: ESRTError) -> Response:
     """The answer to a request that failed."""
     problem = problem_of(error)
-    headers = {"Cache-Control": "no-store"}
+    headers: dict[str, str] = {}
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if problem.status == 503:
-        headers["Retry-After"] = _RETRY_SECONDS
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    elif problem.status in (429, 503):
+        headers["Retry-After"] = str(RETRY_SECONDS)
     if problem.status in (408, 413):
         headers["Connection"] = "close"  # what is left of the body is not read
     return JSONResponse(

@@ -6,73 +6,99 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from starlette.requests import Request
+import anyio
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from esrt.cloud.body import read_body, unless_gone
+from esrt.cloud.deadline import all_in_time, in_time
 from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.feature_cache import FeatureCache
+from esrt.cloud.feature_cache.base import Stored
+from esrt.cloud.limits import Admission, Limits
 from esrt.cloud.metrics import CONTENT_TYPE, Metrics
+from esrt.cloud.openapi import document
 from esrt.cloud.problems import internal_error, problem_of
 from esrt.cloud.service import Event, Service
 from esrt.errors import CloudError, ESRTError, FrameError, where
 from esrt.wire.frame import Frame
-from esrt.wire.schemas import ModelCard, TranslationRequest, models_to_json
+from esrt.wire.schemas import ModelCard, TranslationRequest, check_features, models_to_json
 
 log = logging.getLogger(__name__)
 
 JSON_CAP = 16 * 1024
-_PRIVATE = {"Cache-Control": "no-store"}
+READ_SECONDS = 10.0
+"""For a client to read the last of a stream after its deadline."""
 
 
 class Routes:
     """The handlers of one application: each takes the request and its tenant."""
 
     def __init__(
-        self, service: Service, cache: FeatureCache, card: ModelCard, edge: EdgeFiles, metrics: Metrics
+        self,
+        service: Service,
+        cache: FeatureCache,
+        card: ModelCard,
+        edge: EdgeFiles,
+        metrics: Metrics,
+        limits: Limits,
     ) -> None:
         self._service = service
         self._cache = cache
         self._card = card
         self._edge = edge
         self._metrics = metrics
+        self._admission = Admission(limits, service.most_tokens(1))
+        self._seconds = limits.deadline
 
     async def translate(self, request: Request, tenant: str) -> Response:
         """POST /v1/translations: a frame with its query, or JSON about stored features."""
         if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
             too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
             what = TranslationRequest.from_json(await read_body(request, JSON_CAP, too_large))
-            frame = self._cache.get(tenant, what.features)
-            if frame is None:
-                raise CloudError("features_not_found", "These features are not stored here: upload them again.", 404)
+            frame = await self._stored(tenant, what.features)
         else:
             what = TranslationRequest.from_query(request.query_params.multi_items())
+            # Where there is no room, a frame need not come first.
+            self._admission.check(self._service.most_tokens(len(what.to), what.beam))
             frame = await self._frame(request)
-            self._store(tenant, frame)
+            await self._store(tenant, frame)  # refused or not, the answer comes
 
+        tokens = self._service.most_tokens(len(what.to), what.beam)
+        request.state.held.enter_context(self._admission.work(tokens))
         if "text/event-stream" not in request.headers.get("accept", "").lower():
-            answer = await unless_gone(request, self._service.translate(frame, what))
+            answer = await unless_gone(request, in_time(self._service.translate(frame, what), self._seconds))
             self._metrics.tokens.inc(answer.usage.tokens)
-            return JSONResponse(answer.to_json(), headers=_PRIVATE)
-        events = self._service.stream(frame, what)
+            return JSONResponse(answer.to_json())
+        events = all_in_time(self._service.stream(frame, what), self._seconds)
         # What goes wrong before the first event still gets its own status.
         first = await unless_gone(request, _next(events))
-        return _EventStream(self._written(first, events))
+        return _EventStream(self._written(first, events), self._seconds + READ_SECONDS)
 
     async def store(self, request: Request, tenant: str) -> Response:
         """PUT /v1/features/{features}."""
         frame = await self._frame(request)
         if frame.id != request.path_params["features"]:
             raise CloudError("features_id_mismatch", f"These features have the id {frame.id}: put them there.", 400)
-        created = self._store(tenant, frame)
-        return JSONResponse({"features": frame.id}, status_code=201 if created else 200)
+        stored = await self._store(tenant, frame)
+        if stored == "refused":
+            raise CloudError(
+                "features_not_kept", "No room for these features now: send them along with a translation.", 507
+            )
+        return JSONResponse({"features": frame.id}, status_code=201 if stored == "new" else 200)
+
+    async def forget(self, request: Request, tenant: str) -> Response:
+        """DELETE /v1/features/{features}: the same answer whether they were there or not."""
+        await self._cache.delete(tenant, check_features(request.path_params["features"]))
+        return Response(status_code=204)
 
     async def models(self, request: Request, tenant: str) -> Response:
         """GET /v1/models."""
-        return JSONResponse(models_to_json([self._card]))
+        return JSONResponse(models_to_json([replace(self._card, retention=self._cache.retention)]))
 
     async def edge(self, request: Request, tenant: str) -> Response:
         """GET /v1/edge/{file}: a file that the model's card names, and no other path."""
@@ -81,7 +107,12 @@ class Routes:
     async def metrics(self, request: Request, tenant: str) -> Response:
         """GET /metrics."""
         self._metrics.load.set(self._service.engine.load)
+        self._metrics.cache_bytes.set(self._cache.total_bytes)
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request, tenant: str) -> Response:
+        """GET /openapi.json: all routes, for programs."""
+        return JSONResponse(document())
 
     async def alive(self, request: Request, tenant: str) -> Response:
         """GET /healthz: the process answers."""
@@ -89,7 +120,7 @@ class Routes:
 
     async def ready(self, request: Request, tenant: str) -> Response:
         """GET /readyz: the model is loaded and the server is not about to end."""
-        if not self._service.engine.ready:
+        if request.app.state.draining or not self._service.engine.ready:
             raise CloudError("not_ready", "The server is starting or stopping: try again in a moment.", 503)
         return JSONResponse({"status": "ready"})
 
@@ -100,10 +131,21 @@ class Routes:
         self._metrics.frame_bytes.inc(len(data))
         return self._service.read(data)
 
-    def _store(self, tenant: str, frame: Frame) -> bool:
-        created = self._cache.put(tenant, frame)
-        self._metrics.cache_bytes.set(self._cache.bytes)
-        return created
+    async def _store(self, tenant: str, frame: Frame) -> Stored:
+        stored = await self._cache.put(tenant, frame)
+        if stored == "refused":
+            self._metrics.cache_refused.inc()
+        return stored
+
+    async def _stored(self, tenant: str, features: str) -> Frame:
+        frame = await self._cache.get(tenant, features)
+        if frame is not None:
+            try:
+                # A cache outlives a server, and the next one may serve another model.
+                return self._service.read(frame.to_bytes())
+            except FrameError:
+                pass
+        raise CloudError("features_not_found", "These features are not stored here: upload them again.", 404)
 
     async def _written(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
         """Server-sent events; an error after the first is an `error` event with its problem."""
@@ -122,15 +164,19 @@ class Routes:
 
 
 class _EventStream(StreamingResponse):
-    """Closes its events when it ends, also when it ends because the client has gone."""
+    """Closes its events when it ends: also when the client has gone, or has not read them all after `seconds`."""
 
-    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
-        super().__init__(lines, headers={**_PRIVATE, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
+    def __init__(self, lines: AsyncGenerator[str, None], seconds: float) -> None:
+        super().__init__(lines, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
         self._lines = lines
+        self._seconds = seconds
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self._lines):
-            await super().stream_response(send)
+            with anyio.move_on_after(self._seconds) as reading:
+                await super().stream_response(send)
+            if reading.cancelled_caught:
+                raise ClientDisconnect
 
 
 async def _next(events: AsyncGenerator[Event, None]) -> Event:

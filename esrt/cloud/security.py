@@ -15,7 +15,10 @@ from esrt.errors import CloudError, UsageError
 ANYONE = "local"
 """The only tenant of a server without keys."""
 
-_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}):([0-9a-fA-F]{64})")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What may name a key, as a regular expression."""
+
+_LINE = re.compile(rf"({NAME}):([0-9a-fA-F]{{64}})")
 
 Keys = Mapping[str, str]
 """Tenant -> SHA-256 of its key, in lower-case hex."""
@@ -42,7 +45,7 @@ def load_keys(path: Path) -> Keys:
             )
         keys[found[1]] = found[2].lower()
     if not keys:
-        raise UsageError("key_file_empty", f"{path} has no keys: add a line name:sha256hex for each user.")
+        raise UsageError("key_file_empty", f"{path} has no keys: `esrt keys add NAME --key-file {path}` makes one.")
     return keys
 
 

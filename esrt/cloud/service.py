@@ -65,6 +65,10 @@ class Service:
         decode(frame, self._tables)
         return frame
 
+    def most_tokens(self, targets: int, beam: int = 1) -> int:
+        """The most tokens that a request may take: for its transcript and each target, in each beam."""
+        return (targets + 1) * self._max_new_tokens * beam
+
     async def translate(self, frame: Frame, request: TranslationRequest) -> TranslationResponse:
         """The whole answer at once. `request.features` is not looked at. Raises CloudError when overloaded."""
         async with aclosing(self.stream(frame, request)) as events:

@@ -114,6 +114,10 @@ class AsyncClient(Line):
         """Store one frame in the cloud, to be translated later; returns the features' id."""
         return await self._hold(exchange.upload(self._peer, frame))
 
+    async def forget(self, features: str) -> None:
+        """Have the cloud delete the features of this id, which `upload` and every answer name."""
+        await self._hold(exchange.forget(self._peer, features))
+
     async def models(self) -> list[ModelCard]:
         """What the cloud serves, at least one."""
         return await self._hold(exchange.models(self._peer))

@@ -106,8 +106,18 @@ class Client(Line):
             return self._encoder
 
     def upload(self, frame: bytes) -> str:
-        """Store one frame in the cloud, to be translated later; returns the features' id. Raises as `translate`."""
+        """Store one frame in the cloud, to be translated later; returns the features' id. Raises as `translate`.
+
+        A cloud that has no room for it now is no error: `translate` sends the frame along then.
+        """
         return self._hold(exchange.upload(self._peer, frame))
+
+    def forget(self, features: str) -> None:
+        """Have the cloud delete the features of this id, which `upload` and every answer name.
+
+        Nothing tells whether they were still there. Raises UsageError, CloudError.
+        """
+        self._hold(exchange.forget(self._peer, features))
 
     def models(self) -> list[ModelCard]:
         """What the cloud serves, at least one. Raises CloudError."""

@@ -19,11 +19,19 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from esrt import languages
 from esrt.errors import CloudError
 from esrt.wire import frame
-from esrt.wire.schemas import ModelCard, Problem, TranslationRequest, TranslationResponse, models_from_json
+from esrt.wire.schemas import (
+    ModelCard,
+    Problem,
+    TranslationRequest,
+    TranslationResponse,
+    check_features,
+    models_from_json,
+)
 
 Value = TypeVar("Value")
 
-BUSY = frozenset({429, 502, 503, 504})
+BUSY = frozenset({408, 429, 502, 503, 504})
+"""What the cloud may answer to the same request otherwise: a body that came too slowly, too much to do, a gateway."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 POLL_SECONDS = 0.5
 REMEMBERED = 10_000
@@ -114,10 +122,10 @@ class Peer:
 def ask(peer: Peer, request: Request) -> Talk[Answer]:
     """Send until there is an answer of success.
 
-    Connections that fail and a cloud that is busy (429, 502, 503, 504) are tried again, with pauses that double and are
-    never quite the same for two clients, nor shorter than the cloud's Retry-After. Raises CloudError:
-    `cloud_unreachable`, `cloud_timeout` (a slow cloud is not asked for the same twice), `unauthorized`, or the code of
-    the cloud's problem.
+    Connections that fail and a cloud that is busy (BUSY) are tried again, with pauses that double and are never quite
+    the same for two clients, nor shorter than the cloud's Retry-After. Raises CloudError: `cloud_unreachable`,
+    `cloud_timeout` and `deadline` (a slow cloud is not asked for the same twice), `unauthorized`, or the code of the
+    cloud's problem.
     """
     failed_first: float | None = None
     for attempt in itertools.count():
@@ -165,12 +173,29 @@ def translation(
 
 
 def upload(peer: Peer, data: bytes) -> Talk[str]:
-    """Store one frame in the cloud, unless it is there already; returns the features' id."""
+    """Store one frame in the cloud, unless it is there already; returns the features' id.
+
+    A cloud that cannot keep it now is no error: the frame goes along when it is translated.
+    """
     features = frame.read(data, cap=len(data)).id
     if features not in peer.known:
-        yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
-        peer.remember(features)
+        try:
+            yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
+        except CloudError as error:
+            if error.code != "features_not_kept":
+                raise
+        else:
+            peer.remember(features)
     return features
+
+
+def forget(peer: Peer, features: str) -> Talk[None]:
+    """Have the cloud delete the features of this id, whether it holds them or not.
+
+    Raises UsageError `bad_request` where it can be no id, CloudError as `ask` does, and `not_deleted`.
+    """
+    peer.known.pop(check_features(features), None)
+    yield from ask(peer, Request("DELETE", f"/v1/features/{features}"))
 
 
 def models(peer: Peer) -> Talk[list[ModelCard]]:
@@ -197,7 +222,10 @@ def readiness(peer: Peer, seconds: float) -> Talk[None]:
 
 
 def _worth_another(heard: Answer | Lost | None) -> bool:
-    return heard.status in BUSY if isinstance(heard, Answer) else isinstance(heard, Lost) and not heard.late
+    if not isinstance(heard, Answer):
+        return isinstance(heard, Lost) and not heard.late
+    problem = _problem(heard)
+    return heard.status in BUSY and (problem is None or problem.code != "deadline")
 
 
 def _retry_after(answer: Answer) -> float:
@@ -211,6 +239,13 @@ def _retry_after(answer: Answer) -> float:
         return 0.0
 
 
+def _problem(answer: Answer) -> Problem | None:
+    try:
+        return Problem.from_json(answer.body)
+    except CloudError:
+        return None
+
+
 def _error(peer: Peer, heard: Answer | Lost | None) -> CloudError:
     if not isinstance(heard, Answer):
         reason, late = (heard.reason, heard.late) if isinstance(heard, Lost) else ("no answer", False)
@@ -221,12 +256,9 @@ def _error(peer: Peer, heard: Answer | Lost | None) -> CloudError:
             f"The cloud at {peer.url} cannot be reached ({reason}): is it running, and is the address right?",
         )
     code, sentence = "cloud_error", ""
-    try:
-        problem = Problem.from_json(heard.body)
-        if re.fullmatch(r"[a-z][a-z0-9_]{0,63}", problem.code):
-            code, sentence = problem.code, one_line(problem.detail or problem.title)
-    except CloudError:
-        pass
+    problem = _problem(heard)
+    if problem is not None and re.fullmatch(r"[a-z][a-z0-9_]{0,63}", problem.code):
+        code, sentence = problem.code, one_line(problem.detail or problem.title)
     if heard.status == 401:
         code = "unauthorized"
     if code == "frame_wrong_model":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 import threading
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ class Line:
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, patience: float) -> None:
-        """Raises UsageError `bad_url` or `bad_key`."""
+        """Raises UsageError `bad_url` or `bad_key`, and where it is opened `bad_certificates`."""
         self._base = _base(url)
         self._key = key.strip() if key is not None else None
         if self._key is not None and not re.fullmatch(r"[!-~]+", self._key):
@@ -50,6 +51,7 @@ class Line:
             transport=transport,
             # A cookie would let a cloud tell devices of one key apart.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            verify=_certificates(),
             # No proxy of the environment leads to this device's own loopback.
             trust_env=not _is_loopback(self._base.host),
         )
@@ -130,6 +132,16 @@ def _base(url: str) -> httpx.URL:
             "bad_url", f"{one_line(url)!r} is not a cloud's address: give one such as https://example.org."
         )
     return base
+
+
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust: the public authorities, or those that SSL_CERT_FILE or SSL_CERT_DIR names, on loopback too."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # an ssl.SSLError is one
+        raise UsageError(
+            "bad_certificates", "SSL_CERT_FILE or SSL_CERT_DIR names no certificates in PEM: correct or unset it."
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -48,7 +48,7 @@ def refusal(error: ESRTError, param: str | None = None) -> Refusal:
         status = 400
     elif isinstance(error, CloudError):
         kept = error.status in (401, 403, 429, 503)
-        status = error.status if kept else 504 if error.code == "cloud_timeout" else 502
+        status = error.status if kept else 504 if error.code in ("cloud_timeout", "deadline") else 502
     code = "invalid_api_key" if status == 401 else error.code
     if isinstance(error, AudioError):
         param = "file"

@@ -55,9 +55,8 @@ class TranslationRequest:
     def from_json(body: bytes | str | Json) -> TranslationRequest:
         """Read a request. Languages may be given by any code that `languages.get` knows."""
         raw = _object(body, _bad_request)
-        if not isinstance(raw.get("features"), str) or not _ID.match(raw["features"]):
-            raise _bad_request("`features` must be the 32 hex digits that name stored features")
-        return _request(raw["features"], {name: value for name, value in raw.items() if name != "features"})
+        features = check_features(raw.get("features"))
+        return _request(features, {name: value for name, value in raw.items() if name != "features"})
 
     @staticmethod
     def from_query(query: Iterable[tuple[str, str]]) -> TranslationRequest:
@@ -73,6 +72,13 @@ class TranslationRequest:
         if "beam" in raw:
             raw["beam"] = int(raw["beam"]) if re.fullmatch(r"[0-9]{1,3}", raw["beam"]) else None
         return _request("", raw)
+
+
+def check_features(features: Any) -> str:
+    """The id of features, if it can be one: UsageError `bad_request` if not."""
+    if not isinstance(features, str) or not _ID.match(features):
+        raise _bad_request("`features` must be the 32 hex digits that name stored features")
+    return features
 
 
 def _request(features: str, raw: Json) -> TranslationRequest:
@@ -181,6 +187,8 @@ class ModelCard:
     context: str
     languages: list[str]
     edge: list[EdgeFile]
+    retention: float | None = None
+    """Seconds for which the cloud keeps features after they were last sent; None where it does not say."""
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `models`."""
@@ -199,6 +207,7 @@ class ModelCard:
             context=_field(raw, "context", str),
             languages=_texts(raw, "languages"),
             edge=_edge_files(raw.get("edge")),
+            retention=None if raw.get("retention") is None else _number(raw, "retention"),
         )
 
 

@@ -43,8 +43,12 @@ def nobody() -> str:
         (["translate", "clip.wav", "--to", "deu", "--key-file", "k"], "usage"),
         (["translate", "clip.wav", "--to", ","], "no_language"),
         (["serve"], "no_keys"),
+        (["serve", "--no-auth", "--rate", "0"], "usage"),
         (["serve", "--no-auth", "--host", "0.0.0.0"], "no_auth_not_loopback"),
         (["serve", "--no-auth", "--cache-bytes", "much"], "usage"),
+        (["serve", "--no-auth", "--retention", "0"], "usage"),
+        (["serve", "--no-auth", "--port", "0", "--cache", "ftp://host"], "bad_cache"),
+        (["serve", "--no-auth", "--port", "0", "--cache", "pyproject.toml/below"], "bad_cache"),
         (["models", "info", "ESRT-9000"], "unknown_model"),
     ],
 )

@@ -12,16 +12,14 @@ import pytest
 from esrt import __version__
 from esrt.cli.common import size
 from esrt.cli.doctor import extra_of
-from esrt.cloud.security import load_keys, tenant_of
 from esrt.config import PRESETS
-from esrt.errors import CloudError
 from esrt.languages import LANGUAGES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
-    "verb", ["translate", "transcribe", "serve", "sidecar", "models", "languages", "doctor", "data", "train"]
+    "verb", ["translate", "transcribe", "serve", "keys", "sidecar", "models", "languages", "doctor", "data", "train"]
 )
 def test_help_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
@@ -67,28 +65,6 @@ def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("pip install 'esrt[cloud]'`. [not_installed]")
     assert "Traceback" not in result.stderr
-
-
-def test_new_key(run: Run, tmp_path: Path) -> None:
-    keys = tmp_path / "keys.txt"
-    first = run("serve", "--new-key", "laptop", "--key-file", keys)
-    second = run("serve", "--new-key", "phone", "--key-file", keys)
-    assert first.returncode == second.returncode == 0
-    key = first.stdout.strip()
-    assert len(key) >= 32 and key not in keys.read_text() and key != second.stdout.strip()
-    assert tenant_of(f"Bearer {key}", load_keys(keys)) == "laptop"
-    assert tenant_of(f"Bearer {second.stdout.strip()}", load_keys(keys)) == "phone"
-    with pytest.raises(CloudError):
-        tenant_of(f"Bearer {key}x", load_keys(keys))
-    assert keys.stat().st_mode & 0o077 == 0, "others must not read the key file"
-    assert [path.name for path in tmp_path.iterdir()] == ["keys.txt"]
-
-    before = keys.read_bytes()
-    for name, code in [("laptop", "key_exists"), ("a:b", "usage"), ("", "usage")]:
-        again = run("serve", "--new-key", name, "--key-file", keys)
-        assert again.returncode == 2 and again.stderr.endswith(f"[{code}]\n") and again.stdout == ""
-    assert run("serve", "--new-key", "laptop").stderr.endswith("[usage]\n")
-    assert keys.read_bytes() == before
 
 
 def test_a_closed_pipe_is_no_error() -> None:

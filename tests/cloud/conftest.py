@@ -16,17 +16,24 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from safetensors.torch import save_file
+from starlette.applications import Starlette
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
-from esrt.cloud.app import create_app
+from esrt.cloud.app import DEFAULT_LIMITS, create_app
 from esrt.cloud.edge_files import EdgeFiles
+from esrt.cloud.engines import keyvalues, transformers
 from esrt.cloud.engines.base import Rows
 from esrt.cloud.engines.transformers import TransformersEngine
 from esrt.cloud.feature_cache import FeatureCache
+from esrt.cloud.feature_cache.memory import MemoryCache
+from esrt.cloud.limits import Limits
 from esrt.cloud.security import Keys
 from esrt.cloud.service import Service
+from esrt.config import AdapterConfig, EncoderConfig, LLMConfig, ModelConfig
 from esrt.languages import LANGUAGES
+from esrt.model.projector import build_projector
 from esrt.wire.codecs import CODECS, Tables, encode
 from esrt.wire.schemas import ModelCard
 
@@ -109,6 +116,30 @@ def endless(llm: Gemma3ForCausalLM, tokenizer: Tokenizer) -> Gemma3ForCausalLM:
 
 
 @pytest.fixture(scope="session")
+def make_folder(talking: Gemma3ForCausalLM, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    """Writes a whole model folder: the talking model, and an edge half of 6 queries that nobody could run."""
+    config = ModelConfig(
+        "ESRT-tiny",
+        EncoderConfig("none", mel_bins=80, width=16, layers=1, heads=1),
+        AdapterConfig("whisper", queries=6, width=24, layers=1, heads=1, ffn=16, cross_every=1),
+        LLMConfig("none", 32, 4, 4, 2, 16, 64, 361, 16),
+        "speech",
+    )
+
+    def make(folder: Path) -> None:
+        config.save(folder / "config.json")
+        torch.manual_seed(3)
+        save_file(build_projector(config).state_dict(), folder / "projector.safetensors")
+        save_file({"layer": torch.randn(3, 4)}, folder / "adapter.safetensors")
+        save_file({"int8_scale": torch.full((24,), 0.03)}, folder / "codec.safetensors")
+        talking.save_pretrained(folder / "llm")
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "llm")
+        (folder / "edge.onnx").write_bytes(b"edge" * 1000)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_service(tokenizer: Tokenizer) -> Callable[..., Service]:
     """A service over one of these models; `max_new_tokens` is its own, all other settings are the engine's."""
     rng = np.random.default_rng(11)
@@ -124,6 +155,18 @@ def make_service(tokenizer: Tokenizer) -> Callable[..., Service]:
         return Service(engine, tokenizer, projector, TABLES, FINGERPRINT, QUERIES, WIDTH, max_new_tokens)
 
     return make
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of this size is faster than any reader, and soon speaks in circles; here it goes on until stopped."""
+
+    def forward(*arguments: Any) -> Any:
+        time.sleep(0.005)
+        return keyvalues.forward(*arguments)
+
+    monkeypatch.setattr(transformers, "forward", forward)
+    monkeypatch.setattr("esrt.cloud.service.circles", lambda ids: False)
 
 
 def frame_bytes(seed: int, codec: str = "int8") -> bytes:
@@ -146,6 +189,7 @@ class Server:
     service: Service
     cache: FeatureCache
     edge: bytes
+    app: Starlette
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +197,12 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
     """`with serve(service, keys) as server:` runs uvicorn on a free port of loopback."""
 
     @contextlib.contextmanager
-    def running(service: Service, keys: Keys | None = None, cache_bytes: int = 1 << 20) -> Iterator[Server]:
+    def running(
+        service: Service,
+        keys: Keys | None = None,
+        cache: FeatureCache | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Iterator[Server]:
         folder: Path = tmp_path_factory.mktemp("edge")
         edge = np.random.default_rng(1).bytes(300_000)
         (folder / "edge.onnx").write_bytes(edge)
@@ -170,9 +219,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
             ["eng", "deu"],
             files.listed,
         )
-        cache = FeatureCache(cache_bytes)
+        cache = cache or MemoryCache(1 << 20, 3600)
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(service, cache, keys, card, files), log_level="warning"))
+        app = create_app(service, cache, None if keys is None else lambda: keys, card, files, limits)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started or not service.engine.ready:
@@ -180,7 +230,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
             time.sleep(0.01)
         port = listener.getsockname()[1]
         try:
-            yield Server(f"http://127.0.0.1:{port}", port, service, cache, edge)
+            yield Server(f"http://127.0.0.1:{port}", port, service, cache, edge, app)
         finally:
             server.should_exit = True
             thread.join(20)

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
 
 from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.load import load_card, load_service
 from esrt.cloud.service import Service
-from esrt.config import AdapterConfig, EncoderConfig, LLMConfig, ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint
-from esrt.model.projector import build_projector
 from esrt.wire.codecs import encode
 from esrt.wire.schemas import EdgeFile, TranslationRequest, TranslationResponse
 
-CONFIG = ModelConfig(
-    "ESRT-tiny",
-    EncoderConfig("none", mel_bins=80, width=16, layers=1, heads=1),
-    AdapterConfig("whisper", queries=6, width=24, layers=1, heads=1, ffn=16, cross_every=1),
-    LLMConfig("none", 32, 4, 4, 2, 16, 64, 361, 16),
-    "speech",
-)
-
 
 @pytest.fixture
-def folder(tmp_path: Path, talking: Gemma3ForCausalLM, tokenizer: Tokenizer) -> Path:
-    CONFIG.save(tmp_path / "config.json")
-    torch.manual_seed(3)
-    save_file(build_projector(CONFIG).state_dict(), tmp_path / "projector.safetensors")
-    save_file({"layer": torch.randn(3, 4)}, tmp_path / "adapter.safetensors")
-    save_file({"int8_scale": torch.full((24,), 0.03)}, tmp_path / "codec.safetensors")
-    talking.save_pretrained(tmp_path / "llm")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path / "llm")
-    (tmp_path / "edge.onnx").write_bytes(b"edge" * 1000)
+def folder(tmp_path: Path, make_folder: Callable[[Path], None]) -> Path:
+    make_folder(tmp_path)
     return tmp_path
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ast
 import hashlib
 from pathlib import Path
 
 import pytest
 
+import esrt
 from esrt.cloud.security import ANYONE, check_bind, load_keys, tenant_of
 from esrt.errors import CloudError, UsageError
 
@@ -66,3 +68,19 @@ def test_no_keys_anywhere_else(host: str) -> None:
         check_bind(host, None)
     assert refused.value.code == "no_auth_not_loopback"
     check_bind(host, KEYS)
+
+
+def test_nothing_that_arrives_can_become_code() -> None:
+    """No pickles, no eval, no loader of either, wherever bytes from a network are read."""
+    forbidden = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "eval", "exec", "compile", "__import__"}
+    for room in ("cloud", "wire", "edge"):
+        for path in (Path(esrt.__file__).parent / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+                if isinstance(node, ast.ImportFrom):
+                    names = {(node.module or "").split(".")[0]}
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    names = {node.func.id}
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+                    names = {"pickle"}
+                assert not names & forbidden, f"{path}:{getattr(node, 'lineno', 0)}"

@@ -149,7 +149,7 @@ class TinyCloud:
     def start(self) -> None:
         """Listen, with nothing stored: also after `stop`."""
         self.stored.clear()
-        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT"])])
+        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])])
         config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -177,6 +177,9 @@ class TinyCloud:
             return problem(401, "unauthorized")
         if path == "/v1/translations":
             return self._translate(request, body)
+        if request.method == "DELETE":
+            self.stored.discard(path.rpartition("/")[2])
+            return Response(status_code=204)
         if path.startswith("/v1/features/"):
             self.stored.add(frame.read(body, cap=10_000).id)
             return JSONResponse({"features": frame.read(body, cap=10_000).id}, 201)

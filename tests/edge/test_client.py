@@ -79,6 +79,31 @@ def test_an_upload_is_done_once(connect: Connect, cloud: Any, new_frame: NewFram
     assert cloud.seen[1].headers["content-type"] == "application/json"
 
 
+def test_features_that_are_forgotten_are_sent_along(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
+    features = client.translate(new_frame(1), ["deu"]).features
+    client.forget(features)
+    client.forget(features)
+    client.translate(new_frame(1), ["deu"])
+    assert cloud.asked() == [TRANSLATE, f"DELETE /v1/features/{features}", f"DELETE /v1/features/{features}", TRANSLATE]
+    assert cloud.seen[3].body == new_frame(1)
+    for wrong in ("", "../models", features.upper(), f"{features}\n"):
+        with pytest.raises(UsageError) as caught:
+            client.forget(wrong)
+        assert caught.value.code == "bad_request"
+
+
+def test_a_cloud_without_room_is_no_error(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    client = connect(cloud.url)
+    cloud.first.append(problem(507, "features_not_kept"))
+    features = client.upload(new_frame(1))
+    assert client.translate(new_frame(1), ["deu"]).features == features
+    assert cloud.asked() == [f"PUT /v1/features/{features}", TRANSLATE]
+    assert cloud.seen[1].body == new_frame(1), "sent along, as it was not kept"
+    cloud.first.append(problem(507, "something_else"))
+    assert refused(lambda: client.upload(new_frame(2))).code == "something_else"
+
+
 def test_what_the_cloud_forgot_is_sent_again(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
     client = connect(cloud.url)
     client.translate(new_frame(1), ["deu"])
@@ -112,10 +137,17 @@ def test_a_connection_that_breaks_in_the_middle_is_tried_again(
     assert [seen.body for seen in cloud.seen] == [new_frame(1)] * 3
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_busy_cloud_is_asked_again(connect: Connect, cloud: Any, new_frame: NewFrame, status: int) -> None:
     cloud.first.extend([problem(status, "busy"), Response("<html>gateway</html>", status)])
     assert connect(cloud.url).translate(new_frame(1), ["deu"]).transcript == "uno 3"
+
+
+def test_a_deadline_is_not_tried_twice(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
+    cloud.first.append(problem(504, "deadline"))
+    with pytest.raises(CloudError) as refused:
+        connect(cloud.url).translate(new_frame(1), ["deu"])
+    assert (refused.value.code, refused.value.status, len(cloud.seen)) == ("deadline", 504, 1)
 
 
 @pytest.mark.parametrize("as_date", [False, True])
@@ -300,7 +332,7 @@ def test_bytes_are_those_on_the_socket(connect: Connect, cloud: Any, new_frame: 
         with connect(f"http://127.0.0.1:{port}", key="k") as client:
             client.translate(new_frame(1), ["deu", "fra"])
             client.translate(new_frame(1), ["spa"], source="spa")
-            client.upload(new_frame(2))
+            client.forget(client.upload(new_frame(2)))
             client.models()
             sent, received = client.bytes_sent, client.bytes_received
         relay.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,6 +194,8 @@ def test_problems() -> None:
 def test_models() -> None:
     body = json.dumps(models_to_json([CARD]))
     assert models_from_json(body) == [CARD]
+    kept = models_from_json(json.dumps(models_to_json([replace(CARD, retention=3600), replace(CARD, retention=0.5)])))
+    assert [card.retention for card in kept] == [3600.0, 0.5]
     assert models_from_json({"models": []}) == []
     with pytest.raises(CloudError, match="`models`"):
         models_from_json({})

@@ -61,7 +61,8 @@ class TransformersEngine:
     """Decodes with `llm`, a transformers Gemma3ForCausalLM in eval mode on its device and in its type.
 
     `max_batch` sequences are decoded together; a request that finds the engine idle waits `max_wait` seconds for
-    company; more than `max_queue` waiting requests are refused; `prefix_bytes` bounds the kept keys and values.
+    company; more than `max_queue` waiting requests are refused (a server admits far fewer: cloud.limits);
+    `prefix_bytes` bounds the kept keys and values.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TransformersEngine:
         *,
         max_batch: int = 16,
         max_wait: float = 0.003,
-        max_queue: int = 256,
+        max_queue: int = 1 << 16,
         prefix_bytes: int = 256 << 20,
     ) -> None:
         model: Any = llm  # what a transformers model has beyond a Module
@@ -119,7 +120,7 @@ class TransformersEngine:
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
-            raise CloudError("overloaded", "The server has too many requests waiting: try again.", 503) from None
+            raise CloudError("overloaded", "The server has too many requests waiting: try again.", 429) from None
         try:
             if self._closing.is_set():  # the worker may have looked for the last time just before
                 raise _closed()

@@ -1,0 +1,61 @@
+"""`esrt keys`: who may ask `esrt serve`. A running server follows within a second."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esrt.cli import common
+
+if TYPE_CHECKING:
+    from esrt.cli.common import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the command's parser."""
+    parser = common.verb(
+        verbs,
+        "keys",
+        "Make, list and revoke the keys of a server.",
+        """
+esrt keys add laptop --key-file keys.txt > laptop.key    prints the key once; keys.txt gets its hash
+esrt keys list --key-file keys.txt
+esrt keys revoke laptop --key-file keys.txt              a running server forgets it within a second
+""",
+    )
+    verb = parser.add_subparsers(metavar="add|list|revoke", required=True)
+    for name, run, help in (
+        ("add", _add, "make a key, print it, and add its hash to the file"),
+        ("list", _list, "the names of all keys"),
+        ("revoke", _revoke, "take a key out of the file"),
+    ):
+        one = verb.add_parser(name, help=help)
+        if name != "list":
+            one.add_argument("name", metavar="NAME", help="whose key it is: letters, digits, dots, dashes, underscores")
+        one.add_argument("--key-file", metavar="F", required=True, help="the server's keys: name:sha256hex a line")
+        one.set_defaults(run=run)
+
+
+def _add(args: argparse.Namespace) -> int:
+    from esrt.cloud.key_file import add_key
+
+    print(add_key(args.name, Path(args.key_file)))
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from esrt.cloud.key_file import names
+
+    for name in names(Path(args.key_file)):
+        print(name)
+    return 0
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    from esrt.cloud.key_file import revoke_key
+
+    revoke_key(args.name, Path(args.key_file))
+    print(f"esrt: {args.name} is revoked; a running server forgets the key within a second", file=sys.stderr)
+    return 0

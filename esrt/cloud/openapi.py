@@ -1,0 +1,127 @@
+"""The routes as an OpenAPI 3.1 document, for programs. docs/http-api.md is the description for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esrt import __version__
+from esrt.languages import LANGUAGES
+from esrt.wire.schemas import EDGE_FILES, MAX_BEAM
+
+Json = dict[str, Any]
+
+_ID: Json = {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The features' id: their digest in hex."}
+_LANGUAGE: Json = {"type": "string", "description": f"ISO 639-3 or BCP 47; one of {len(LANGUAGES)} languages."}
+_TEXT: Json = {"type": "string"}
+_NUMBER: Json = {"type": "integer", "minimum": 0}
+_LIST: Json = {"type": "array", "items": {"type": "object"}}
+_FRAME: Json = {"required": True, "content": {"application/octet-stream": {}}}
+
+
+def document() -> Json:
+    """The whole document. Every operation needs a key, but for those whose `security` is empty."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "ESRT", "version": __version__, "summary": "Speech translation of frames of features."},
+        "security": [{"key": []}],
+        "paths": {
+            "/v1/translations": {"post": _translate()},
+            "/v1/features/{features}": {"parameters": [_path("features", _ID)], "put": _store(), "delete": _forget()},
+            "/v1/models": {"get": _operation("What is served.", {"200": _json("The models.", _object(models=_LIST))})},
+            "/v1/edge/{file}": {"parameters": [_path("file", {"enum": list(EDGE_FILES)})], "get": _edge()},
+            "/metrics": {"get": _operation("Counts for Prometheus.", {"200": _said("Text.")})},
+            "/openapi.json": {"get": _operation("This document.", {"200": _said("OpenAPI 3.1.")})},
+            "/healthz": {"get": _health("Whether the process answers.")},
+            "/readyz": {"get": _health("Whether the model is loaded and the server is not about to end.")},
+        },
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Answer": _answer(), "Problem": _problem()},
+        },
+    }
+
+
+def _translate() -> Json:
+    fields = {
+        "to": {"type": "array", "items": _LANGUAGE},
+        "from": _LANGUAGE,
+        "task": {"enum": ["translate", "transcribe"], "default": "translate"},
+        "beam": {"type": "integer", "minimum": 1, "maximum": MAX_BEAM, "default": 1},
+    }
+    stored = _object(features=_ID, **fields) | {"required": ["features"], "additionalProperties": False}
+    answers = {
+        "200": {
+            "description": "Transcript and translations, whole or in pieces.",
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}},
+                "text/event-stream": {},
+            },
+        }
+    }
+    return _operation(
+        "Transcript and translations of a frame, or of stored features.",
+        answers,
+        parameters=[{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()],
+        requestBody={
+            "required": True,
+            "content": {"application/octet-stream": {}, "application/json": {"schema": stored}},
+        },
+    )
+
+
+def _store() -> Json:
+    known = _object(features=_ID)
+    answers = {"200": _json("It was there.", known), "201": _json("It is stored.", known)}
+    return _operation("Store a frame under its id.", answers, requestBody=_FRAME)
+
+
+def _forget() -> Json:
+    return _operation("Forget stored features.", {"204": _said("They are not here, or not any more.")})
+
+
+def _edge() -> Json:
+    answers = {"200": _said("The file."), "206": _said("A range of it."), "304": _said("It has not changed.")}
+    return _operation("A file of the edge model.", answers)
+
+
+def _path(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _operation(summary: str, answers: Json, **more: Any) -> Json:
+    problem = {
+        "description": "An error.",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    return {"summary": summary, **more, "responses": {**answers, "default": problem}}
+
+
+def _health(summary: str) -> Json:
+    return _operation(summary, {"200": _json("It is.", _object(status=_TEXT))}, security=[])
+
+
+def _answer() -> Json:
+    usage = _object(bytes=_NUMBER, tokens=_NUMBER, seconds={"type": "number"})
+    return _object(
+        source={"type": ["string", "null"]},
+        transcript=_TEXT,
+        translations={"type": "object", "additionalProperties": _TEXT},
+        features=_ID,
+        usage=usage,
+    )
+
+
+def _problem() -> Json:
+    return _object(type=_TEXT, title=_TEXT, status=_NUMBER, detail=_TEXT, code=_TEXT)
+
+
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties}
+
+
+def _json(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _said(description: str) -> Json:
+    return {"description": description}
