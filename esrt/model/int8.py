@@ -1,7 +1,7 @@
 """Matrix products in int8: several times as fast as in float32 on a processor, with a quarter of the memory.
 
-Not all of them: the projections of Whisper's attention stay in float32. They are a third of its products, and int8 moves
-rows there three times as far as in all the rest together.
+Not all of them: the projections of Whisper's attention stay in float32. They are a third of its products, and
+int8 moves rows there three times as far as in all the rest together.
 """
 
 from __future__ import annotations

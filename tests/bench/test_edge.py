@@ -204,14 +204,26 @@ def test_scores_of_two_graphs() -> None:
     assert quality.scores(clips[1:], right[1:], targets).bleu == {"eng": None, "spa": None}
 
 
+def test_what_is_lost_and_how_sure_that_is() -> None:
+    clips, right, wrong = scored()
+    lost = quality.losses(clips, {"float32": right, "int8": wrong}, ["eng"])
+    good, bad = quality.scores(clips, right, ["eng"]), quality.scores(clips, wrong, ["eng"])
+    loss, low, high = lost["CER"]
+    assert loss == pytest.approx(bad.cer - good.cer) and 0 <= low <= loss <= high
+    assert lost["BLEU into eng"][0] == pytest.approx(100)
+    same = quality.losses(clips, {"float32": right, "int8": right}, ["eng"])
+    assert set(same.values()) == {(0.0, 0.0, 0.0)}
+
+
 def test_the_table_of_quality() -> None:
     found = {
         "eng": {"float32": quality.Scores(10, {"eng": None}), "int8": quality.Scores(11, {"eng": None})},
         "all": {"float32": quality.Scores(20, {"eng": 30.04}), "int8": quality.Scores(20.25, {"eng": 29.9})},
     }
-    text = quality.report(found, {"eng": 3, "all": 6})
+    lost = {"CER": (0.25, -1.0, 1.5), "BLEU into eng": (0.14, -0.5, 0.7)}
+    text = quality.report(found, {"eng": 3, "all": 6}, lost)
     assert cells(text) == [["eng", "3", "10.0", "11.0", "-", "-"], ["all", "6", "20.0", "20.2", "30.0", "29.9"]]
-    assert "+0.25 of CER, +0.14 of BLEU into eng" in text
+    assert "+0.25 of CER (-1.00 to +1.50), +0.14 of BLEU into eng (-0.50 to +0.70)" in text
 
 
 def test_cosines_of_rows() -> None:
