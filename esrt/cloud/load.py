@@ -17,7 +17,7 @@ from esrt.languages import CORE
 from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer
 from esrt.model.outputs import trim
-from esrt.model.precision import faster_in_bf16
+from esrt.model.precision import decoding_type
 from esrt.wire.codecs import CODECS
 from esrt.wire.schemas import ModelCard
 
@@ -28,8 +28,7 @@ def load_service(folder: Path) -> Service:
     Raises ModelError.
     """
     config = ModelConfig.load(folder / "config.json")
-    bf16 = faster_in_bf16(torch.device("cpu"), rows=8)
-    llm = load_language_model(folder / "llm", torch.bfloat16 if bf16 else torch.float32).requires_grad_(False).eval()
+    llm = load_language_model(folder / "llm", decoding_type()).requires_grad_(False).eval()
     if (ids := checkpoint.load_outputs(folder)) is not None:
         trim(llm, ids)
     projector = checkpoint.load_projector(folder)

@@ -25,8 +25,8 @@ OTHERS = 5000  # classes of the tied CTC beside those that the batch needs
 class Vocabularies:
     """Token ids that occur in the training texts: a softmax over these alone is several times faster and no worse.
 
-    `whisper` and `llm` are sorted; `tags` are the ids of the 102 language tags in the LLM's vocabulary. `outputs` are
-    what the trained model may write: `llm`, and enough to spell everything else.
+    `whisper` and `llm` are sorted; `tags` are the ids of the 102 language tags in the LLM's vocabulary, which `llm` is
+    without. `outputs` are what the trained model may write: both, and enough to spell everything else.
     """
 
     whisper: Tensor

@@ -98,11 +98,11 @@ class Network(nn.Module):
         self.tags = nn.Parameter(table[vocabularies.tags].float())
         # Of the output layer's rows only the tags' change: they are the last classes of the restricted softmax, and no
         # gradient is taken of the others.
-        fixed = vocabularies.llm[~torch.isin(vocabularies.llm, vocabularies.tags)]
-        self.register_buffer("output", table[fixed], persistent=False)
+        self.register_buffer("output", table[vocabularies.llm], persistent=False)
         # Tag id -> its row of `tags`; LLM id -> its class; -1 for every other token.
         self.register_buffer("tag_of", _places(vocabularies.tags, len(table)), persistent=False)
-        self.register_buffer("class_of", _places(torch.cat([fixed, vocabularies.tags]), len(table)), persistent=False)
+        classes = torch.cat([vocabularies.llm, vocabularies.tags])
+        self.register_buffer("class_of", _places(classes, len(table)), persistent=False)
         self.whisper_ctc = WhisperCTC(whisper_embedding, config.adapter.width)
         self.tied_ctc = TiedCTC(table.shape[1])
         lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast_object_list, is_bf16_available, is_tensorboard_available, is_wandb_available
 
-from esrt.model.precision import faster_in_bf16
 from esrt.train.recipes import Recipe
 
 
@@ -20,7 +20,7 @@ def start(recipe: Recipe, folder: Path, bf16: bool | None = None) -> Accelerator
     processes = PartialState(cpu=no_device, timeout=timedelta(days=1))
     bf16 = recipe.bf16 if bf16 is None else bf16
     if bf16 is None:
-        (bf16,) = broadcast_object_list([is_bf16_available() and faster_in_bf16(processes.device, rows=512)])
+        (bf16,) = broadcast_object_list([is_bf16_available() and faster_in_bf16(processes.device)])
     trackers = {"tensorboard": is_tensorboard_available(), "wandb": is_wandb_available()}
     accelerator = Accelerator(
         cpu=no_device,
@@ -36,3 +36,19 @@ def start(recipe: Recipe, folder: Path, bf16: bool | None = None) -> Accelerator
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings.update(train_micro_batch_size_per_gpu=1, gradient_clipping=1.0)
     return accelerator
+
+
+def faster_in_bf16(device: torch.device) -> bool:
+    """Times a layer's product in autocast and in float32. Some processors have no products of bfloat16."""
+    rows, layer = torch.randn(512, 640, device=device), torch.nn.Linear(640, 2048, device=device)
+
+    def seconds(bf16: bool) -> float:
+        best = float("inf")
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            for _ in range(6):
+                began = time.perf_counter()
+                layer(rows).sum().item()  # waits for the device
+                best = min(best, time.perf_counter() - began)
+        return best
+
+    return seconds(True) < seconds(False)

@@ -130,8 +130,8 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     with accelerator.main_process_first():
         device = accelerator.device
         features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
-        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [*tags, end])
-    outputs = sorted({*by_llm, *spelling(tokenizer.get_vocab())})
+        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [end])
+    outputs = sorted({*by_llm, *tags, *spelling(tokenizer.get_vocab())})
     known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}
     sets = {

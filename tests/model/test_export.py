@@ -80,9 +80,9 @@ def test_onnx_equals_torch_on_real_speech(real: tuple[EdgeHalf, Path], clips: li
 
 
 @needs_whisper
-@pytest.mark.parametrize(("name", "worst"), [("float.onnx", 0.9999), ("edge.onnx", 0.95)])
+@pytest.mark.parametrize(("name", "worst", "mean"), [("float.onnx", 0.9999, 0.9999), ("edge.onnx", 0.95, 0.998)])
 def test_thirty_seconds_with_only_the_speech_listened_to(
-    real: tuple[EdgeHalf, Path], clips: list[Clip], name: str, worst: float
+    real: tuple[EdgeHalf, Path], clips: list[Clip], name: str, worst: float, mean: float
 ) -> None:
     session = onnxruntime.InferenceSession(str(real[1] / name), options(), providers=["CPUExecutionProvider"])
     for clip in clips:
@@ -91,7 +91,7 @@ def test_thirty_seconds_with_only_the_speech_listened_to(
         padded = np.pad(clip, (0, 480_000 - len(clip)))
         same = session.run(["rows"], {"waveform": padded[None], "frames": frames})[0][0]
         cosines = (rows * same).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(same, axis=1)
-        assert cosines.min() >= worst and cosines.mean() >= 0.999
+        assert cosines.min() >= worst and cosines.mean() >= mean
 
 
 @needs_whisper

@@ -65,7 +65,8 @@ def tiny_llm() -> Gemma3ForCausalLM:
 
 def vocabularies() -> Vocabularies:
     tags = torch.arange(FIRST_TAG, FIRST_TAG + len(LANGUAGES))
-    return Vocabularies(torch.arange(10, 36), torch.arange(VOCABULARY), tags, torch.arange(VOCABULARY))
+    every = torch.arange(VOCABULARY)
+    return Vocabularies(torch.arange(10, 36), every[~torch.isin(every, tags)], tags, every)
 
 
 def tiny_config(adapter: AdapterConfig) -> ModelConfig:

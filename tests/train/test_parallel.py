@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-from esrt.model.precision import faster_in_bf16
 from esrt.train import parallel
 from esrt.train.loop import Trainer
 from tests.train.conftest import RECIPE
 
 
 def test_precision_is_measured_once(tmp_path: Path) -> None:
-    assert faster_in_bf16(torch.device("cpu"), rows=8) in (True, False)
+    assert parallel.faster_in_bf16(torch.device("cpu")) in (True, False)
     for bf16, expected in ((True, "bf16"), (False, "no")):
         AcceleratorState._reset_state()
         assert parallel.start(replace(RECIPE, bf16=None), tmp_path, bf16).mixed_precision == expected

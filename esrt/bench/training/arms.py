@@ -12,8 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import is_bf16_available
 
-from esrt.model.precision import faster_in_bf16
-from esrt.train import setup
+from esrt.train import parallel, setup
 from esrt.train.loop import Trainer
 from esrt.train.recipes import Recipe, Stage
 
@@ -21,7 +20,7 @@ from esrt.train.recipes import Recipe, Stage
 @cache
 def in_bf16() -> bool:
     """Whether bfloat16 is faster here: measured once, as accelerate has one precision for all runs of a process."""
-    return is_bf16_available() and faster_in_bf16(PartialState().device, rows=512)
+    return is_bf16_available() and parallel.faster_in_bf16(PartialState().device)
 
 
 def build(recipe: Recipe, data: Path) -> Trainer:
