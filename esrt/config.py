@@ -12,6 +12,7 @@ from esrt.errors import ModelError
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
 WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
+FRAME_SAMPLES = 320  # of one frame of the encoder, 20 ms
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from esrt.errors import UsageError
+from esrt.errors import ESRTError, UsageError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes what `args.section` measures into its section of `args.page`, and prints it. Returns the exit code."""
+    try:
+        text = args.section(args)
+        replace_section(args.page, args.section.__name__, text)
+    except ESRTError as error:
+        print(f"esrt: {error} [{error.code}]", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
 
 
 def replace_section(page: Path, name: str, text: str) -> None:

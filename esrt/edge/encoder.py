@@ -14,7 +14,7 @@ import onnxruntime
 
 from esrt.audio.padding import pad
 from esrt.audio.samples import Samples, checked
-from esrt.config import WINDOW_SAMPLES
+from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES
 from esrt.edge.cores import saturates, usable_cores
 from esrt.errors import AudioError, ModelError
 from esrt.wire.codecs import Tables
@@ -23,7 +23,6 @@ METADATA_KEY = "esrt"
 METADATA_FORMAT = 2
 Timing = Literal["fast", "constant"]
 
-_FRAME_SAMPLES = 320
 _ONLY_ERRORS = 3
 
 
@@ -81,7 +80,7 @@ class Encoder:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         waveform = pad(samples, self.info.context)
-        frames = np.array([len(waveform) // _FRAME_SAMPLES])
+        frames = np.array([len(waveform) // FRAME_SAMPLES])
         if self._timing == "constant":
             waveform = pad(waveform, "full")
         try:

@@ -10,8 +10,6 @@ from esrt.model.projector import build_projector
 from esrt.model.qformer import QFormer
 from esrt.model.whisper_encoder import WhisperEncoder
 
-FRAME_SAMPLES = 320  # samples of one encoder frame, 20 ms
-
 
 class EdgeHalf(nn.Module):
     """Waveform [b, samples] -> rows [b, queries, width]. Nothing else of the speech leaves the device.

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from esrt.config import WINDOW_SAMPLES, ModelConfig
+from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint, int8
-from esrt.model.esrt import FRAME_SAMPLES, EdgeHalf
+from esrt.model.esrt import EdgeHalf
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -13,9 +13,8 @@ from tqdm import tqdm
 from esrt.audio.io import load
 from esrt.audio.padding import pad
 from esrt.audio.samples import Samples
-from esrt.config import WINDOW_SAMPLES, ModelConfig
+from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import AudioError
-from esrt.model.esrt import FRAME_SAMPLES
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.manifest import SPOKEN_ON_THE_FLY

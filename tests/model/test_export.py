@@ -18,12 +18,12 @@ from transformers import WhisperFeatureExtractor
 
 import esrt
 from esrt.audio.io import load as load_audio
-from esrt.config import PRESETS
+from esrt.config import FRAME_SAMPLES, PRESETS
 from esrt.errors import ModelError
 from esrt.hub import packages
 from esrt.model import checkpoint, export
 from esrt.model.ctranslate2 import read_whisper
-from esrt.model.esrt import FRAME_SAMPLES, EdgeHalf
+from esrt.model.esrt import EdgeHalf
 from esrt.model.qformer import start_from_decoder
 from tests.model import tiny
 

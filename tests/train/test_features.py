@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from esrt.audio.padding import pad
-from esrt.config import PRESETS, SAMPLE_RATE, EncoderConfig
-from esrt.model.esrt import FRAME_SAMPLES
+from esrt.config import FRAME_SAMPLES, PRESETS, SAMPLE_RATE, EncoderConfig
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.features import Features

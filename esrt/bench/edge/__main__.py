@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrt.bench.page import replace_section
+from esrt.bench.page import run
 from esrt.edge.cores import usable_cores
-from esrt.errors import ESRTError
 
 PAGE = Path("docs/benchmarks/edge.md")
 
@@ -105,15 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, about in options.items():
             verb.add_argument(f"--{name}", **about)
         verb.set_defaults(section=section)
-    args = parser.parse_args(arguments)
-    try:
-        text = args.section(args)
-        replace_section(args.page, args.section.__name__, text)
-    except ESRTError as error:
-        print(f"esrt: {error} [{error.code}]", file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

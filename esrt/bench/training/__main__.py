@@ -20,8 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from esrt.bench.page import replace_section
-from esrt.errors import ESRTError
+from esrt.bench.page import run
 from esrt.train import recipes
 
 PAGE = Path("docs/benchmarks/training.md")
@@ -92,15 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if section is not score:
             verb.add_argument("--recipe", default="esrt-270m", help="default esrt-270m")
         verb.set_defaults(section=section)
-    args = parser.parse_args(arguments)
-    try:
-        text = args.section(args)
-        replace_section(args.page, args.section.__name__, text)
-    except ESRTError as error:
-        print(f"esrt: {error} [{error.code}]", file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

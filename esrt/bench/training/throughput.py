@@ -16,8 +16,7 @@ from esrt.audio.io import load
 from esrt.audio.padding import pad
 from esrt.bench.page import machine, table
 from esrt.bench.training import arms
-from esrt.config import PRESETS, WINDOW_SAMPLES
-from esrt.model.esrt import FRAME_SAMPLES
+from esrt.config import FRAME_SAMPLES, PRESETS, WINDOW_SAMPLES
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import setup
