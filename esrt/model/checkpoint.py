@@ -10,10 +10,11 @@ Every folder has a MANIFEST.json. safetensors and ONNX only: nothing is ever unp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,11 +27,14 @@ from esrt.model.language_model import TAGS, load_language_model
 from esrt.model.manifest import whole_folder
 from esrt.model.projector import build_projector
 from esrt.wire import codecs
+from esrt.wire.rvq import Codebooks
 
 State = dict[str, Tensor]
 
 OUTPUTS = "outputs.safetensors"
+CODEC = "codec.safetensors"
 
+RVQ = "rvq."
 _SCALE = ".scale"
 SMALLEST_SCALE = 2.0**-14  # the smallest normal float16: below it a scale would lose digits
 
@@ -39,6 +43,7 @@ SMALLEST_SCALE = 2.0**-14  # the smallest normal float16: below it a scale would
 class Delta:
     """What training made. `int8_scale` [adapter.width]; `tags` [102, llm.width] as in the embedding table.
 
+    `codec` holds what else the codecs need, by the names of `tables_of`: nothing, as long as no codebooks are trained.
     `outputs` int [n] are the tokens that the LLM may write, None for all of them.
     """
 
@@ -49,6 +54,7 @@ class Delta:
     tags: Tensor
     card: str
     outputs: Tensor | None = None
+    codec: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save(
@@ -67,13 +73,19 @@ def save(
         dtype = torch.float16 if small else torch.float32
         _save(adapter, work / "adapter.safetensors")
         _save(delta.projector, work / "projector.safetensors")
-        _save({"int8_scale": delta.int8_scale.float()}, work / "codec.safetensors")
+        save_codec({"int8_scale": delta.int8_scale, **delta.codec}, work)
         _save({"rows": delta.tags.to(dtype)}, work / "tags.safetensors")
         if delta.outputs is not None:
             _save({"ids": delta.outputs.int()}, work / OUTPUTS)
         if lora is not None:
             _save_lora(lora, work / "llm_delta", delta.config.llm.weights, dtype, lora_state)
         (work / "card.md").write_text(delta.card, encoding="utf-8")
+
+
+def save_codec(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes `codec.safetensors`: codebooks in float16, scales in float32."""
+    stored = {name: tensor.half() if name.startswith(RVQ) else tensor.float() for name, tensor in tensors.items()}
+    _save(stored, folder / CODEC)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -154,10 +166,11 @@ def _fill(module: nn.Module, path: Path) -> None:
 def load_delta(folder: Path) -> Delta:
     """Reads all of a delta (or ready) folder but the LoRA. Raises ModelError."""
     config = ModelConfig.load(folder / "config.json")
-    scale = read_state(folder / "codec.safetensors").get("int8_scale")
+    codec = read_state(folder / CODEC)
+    scale = codec.pop("int8_scale", None)
     tags = read_state(folder / "tags.safetensors").get("rows")
     if scale is None or scale.shape != (config.adapter.width,):
-        raise ModelError("model_mismatch", f"{folder / 'codec.safetensors'} has no scale for each channel.")
+        raise ModelError("model_mismatch", f"{folder / CODEC} has no scale for each channel.")
     if tags is None or tags.shape != (len(TAGS), config.llm.width):
         raise ModelError("model_mismatch", f"{folder / 'tags.safetensors'} has no row for each of the language tags.")
     card = folder / "card.md"
@@ -169,6 +182,7 @@ def load_delta(folder: Path) -> Delta:
         tags=tags,
         card=card.read_text(encoding="utf-8") if card.is_file() else "",
         outputs=load_outputs(folder),
+        codec=codec,
     )
 
 
@@ -220,15 +234,28 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> ESRTModel:
 
 
 def load_tables(folder: Path) -> codecs.Tables:
-    """The codec tables of a folder."""
-    scale = read_state(folder / "codec.safetensors").get("int8_scale")
-    if scale is None:
-        raise ModelError("model_damaged", f"{folder / 'codec.safetensors'} has no scales; fetch the model again.")
-    return codecs.Tables(int8_scale=np.ascontiguousarray(scale.numpy()))
+    """The codec tables of a folder. Raises ModelError."""
+    return tables_of(_codec_arrays(folder))
+
+
+def tables_of(arrays: Mapping[str, npt.NDArray[np.float32]]) -> codecs.Tables:
+    """Tables from what `codec.safetensors` holds: `int8_scale`, and where the model has them `int4_scale` and
+    `int4_centre`, and the codebooks `rvq.base`, `rvq.analysis`, `rvq.synthesis`, `rvq.subspaces` and `rvq.words`.
+    """
+    books = {name.removeprefix(RVQ): array for name, array in arrays.items() if name.startswith(RVQ)}
+    rest = {name: array for name, array in arrays.items() if not name.startswith(RVQ)}
+    try:
+        return codecs.Tables(**rest, codebooks=Codebooks(**books) if books else None)
+    except TypeError as error:
+        raise ModelError("codec_damaged", f"The model's codec tables are incomplete or unknown: {error}.") from error
+
+
+def _codec_arrays(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in read_state(folder / CODEC).items()}
 
 
 def fingerprint(folder: Path) -> bytes:
     """8 bytes that name the folder's edge half: adapter weights as they are used (float32) and codec tables."""
     adapter = read_state(folder / "adapter.safetensors")
     tensors = {f"adapter.{name}": tensor.numpy() for name, tensor in adapter.items()}
-    return codecs.fingerprint({**tensors, "codec.int8_scale": load_tables(folder).int8_scale})
+    return codecs.fingerprint({**tensors, **{f"codec.{name}": array for name, array in _codec_arrays(folder).items()}})

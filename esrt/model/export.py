@@ -1,4 +1,5 @@
-"""The edge half as ONE ONNX graph: waveform -> log-mel -> Whisper's encoder -> Q-Former -> the rows that are sent.
+"""The edge half as ONE ONNX graph: waveform -> log-mel -> Whisper's encoder -> Q-Former -> the rows that are
+sent, and from these the codes of the model's codebooks, where it has some.
 
 Most matrix products with weights run in int8 (`int8`), everything else in float32. Of the weights that stay float32,
 those that are exact in float16 are stored so.
@@ -25,6 +26,8 @@ from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint, int8
 from esrt.model.esrt import EdgeHalf
+from esrt.model.search import SearchingEdge
+from esrt.wire.rvq import Codebooks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,28 +42,34 @@ _SMALL = 4096  # values; smaller tensors stay as they are
 def metadata(folder: Path) -> dict[str, Any]:
     """What a device must know of a model besides the graph; it stands in the ONNX file under METADATA_KEY, as JSON."""
     config = ModelConfig.load(folder / "config.json")
-    scale = checkpoint.load_tables(folder).int8_scale
+    tables = checkpoint.load_tables(folder)
+    scales = {"int8_scale": tables.int8_scale, "int4_scale": tables.int4_scale, "int4_centre": tables.int4_centre}
     return {
-        "format": 2,
+        "format": 3,
         "name": config.name,
         "fingerprint": checkpoint.fingerprint(folder).hex(),
         "queries": config.adapter.queries,
         "width": config.adapter.width,
         "context": config.context,
-        "int8_scale": base64.b64encode(scale.astype("<f4").tobytes()).decode("ascii"),
+        **{
+            name: base64.b64encode(scale.astype("<f4").tobytes()).decode("ascii")
+            for name, scale in scales.items()
+            if scale is not None
+        },
     }
 
 
 def export_folder(folder: Path) -> Path:
     """Writes `edge.onnx` into a folder that has `whisper/` and the adapter; returns its path."""
     path = folder / "edge.onnx"
-    export(checkpoint.load_edge(folder), metadata(folder), path)
+    export(checkpoint.load_edge(folder), metadata(folder), path, checkpoint.load_tables(folder).codebooks)
     return path
 
 
-def export(edge: EdgeHalf, meta: dict[str, Any], path: Path) -> None:
+def export(edge: EdgeHalf, meta: dict[str, Any], path: Path, codebooks: Codebooks | None = None) -> None:
     """Writes the edge half: inputs `waveform` float32 [1, samples], a multiple of FRAME_SAMPLES and at most 30 s, and
-    `frames` int64 [1], how many of its frames count; output `rows` float32 [1, queries, width].
+    `frames` int64 [1], how many of its frames count; output `rows` float32 [1, queries, width], and with codebooks
+    also `codes` int64 [1, queries, stages].
 
     Raises ModelError `package_missing` without the packages onnx and onnxscript.
     """
@@ -68,7 +77,7 @@ def export(edge: EdgeHalf, meta: dict[str, Any], path: Path) -> None:
     int8.scale_rows(scaled)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         plain, beside = Path(scratch) / "float.onnx", Path(scratch) / path.name
-        export_float(scaled, plain)
+        export_float(scaled if codebooks is None else SearchingEdge(scaled, codebooks), plain)
         with _quiet():
             int8.quantise(plain, beside)
         import onnx_ir as ir
@@ -81,7 +90,7 @@ def export(edge: EdgeHalf, meta: dict[str, Any], path: Path) -> None:
         beside.replace(path)
 
 
-def export_float(edge: EdgeHalf, path: Path) -> None:
+def export_float(edge: EdgeHalf | SearchingEdge, path: Path) -> None:
     """The same graph in float32 throughout: what the shipped one is measured against."""
     frames = torch.export.Dim("frames", min=1, max=WINDOW_SAMPLES // FRAME_SAMPLES)
     example = (torch.zeros(1, FRAME_SAMPLES * 100), torch.tensor([100]))
@@ -93,7 +102,7 @@ def export_float(edge: EdgeHalf, path: Path) -> None:
                 dynamo=True,
                 verbose=False,
                 input_names=["waveform", "frames"],
-                output_names=["rows"],
+                output_names=["rows", "codes"] if isinstance(edge, SearchingEdge) else ["rows"],
                 dynamic_shapes={"waveform": {1: FRAME_SAMPLES * frames}, "frames": None},
                 opset_version=_OPSET,
             )

@@ -16,13 +16,21 @@ MAGIC = b"ESRT"
 VERSION = 1
 BF16 = 1
 INT8 = 2
+INT4 = 3
+RVQ8 = 4
+RVQ16 = 5
+RVQ32 = 6
+STAGES = {RVQ8: 8, RVQ16: 16, RVQ32: 32}
+"""Codes a row, of CODE_BITS each."""
+
+CODE_BITS = 10
 
 # magic, version, codec, queries, width, zero, fingerprint, payload length; little-endian
 _HEADER = struct.Struct("<4sBBHHH8sI")
 _DIGEST_BYTES = 16
 _FINGERPRINT_BYTES = 8
 _MAX_SIDE = 0xFFFF
-_VALUE_BYTES = {BF16: 2, INT8: 1}
+_VALUE_BITS = {BF16: 16, INT8: 8, INT4: 4}
 
 OVERHEAD = _HEADER.size + _DIGEST_BYTES
 """Bytes of a frame that are not its payload."""
@@ -30,15 +38,16 @@ OVERHEAD = _HEADER.size + _DIGEST_BYTES
 
 def size(codec: int, queries: int, width: int) -> int:
     """Bytes of the whole frame. Raises FrameError `frame_unknown_codec` or `frame_wrong_shape`."""
-    if codec not in _VALUE_BYTES:
-        known = ", ".join(str(number) for number in _VALUE_BYTES)
+    if codec not in _VALUE_BITS and codec not in STAGES:
+        known = ", ".join(str(number) for number in (*_VALUE_BITS, *STAGES))
         raise FrameError("frame_unknown_codec", f"Codec {codec} is not known here: send one of the codecs {known}.")
     if not (0 < queries <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise FrameError(
             "frame_wrong_shape",
             f"A frame holds from 1 x 1 to {_MAX_SIDE} x {_MAX_SIDE} values, not {queries} x {width}.",
         )
-    return OVERHEAD + queries * width * _VALUE_BYTES[codec]
+    bits = STAGES[codec] * CODE_BITS if codec in STAGES else width * _VALUE_BITS[codec]
+    return OVERHEAD + queries * ((bits + 7) // 8)  # each row in whole bytes
 
 
 @dataclass(frozen=True)

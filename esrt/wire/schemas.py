@@ -7,17 +7,14 @@ ignored, so that an older client understands a newer cloud; what is missing is a
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from esrt.errors import CloudError, UsageError
+from esrt.errors import CloudError
 from esrt.languages import get
-
-Json = Mapping[str, Any]
-Value = TypeVar("Value")
+from esrt.wire.reading import Json, bad_request, bad_response, field, number, read_object, texts
 
 MAX_BEAM = 8
 _ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -38,7 +35,7 @@ class TranslationRequest:
     features: str
     to: list[str]
     from_: str | None = None
-    task: Literal["translate", "transcribe"] = "translate"
+    task: Literal["translate", "transcribe", "caption"] = "translate"
     beam: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +51,7 @@ class TranslationRequest:
     @staticmethod
     def from_json(body: bytes | str | Json) -> TranslationRequest:
         """Read a request. Languages may be given by any code that `languages.get` knows."""
-        raw = _object(body, _bad_request)
+        raw = read_object(body, bad_request)
         features = check_features(raw.get("features"))
         return _request(features, {name: value for name, value in raw.items() if name != "features"})
 
@@ -66,7 +63,7 @@ class TranslationRequest:
             if name == "to":
                 raw.setdefault("to", []).append(value)
             elif name in raw:
-                raise _bad_request(f"{name[:40]!r} is given twice")
+                raise bad_request(f"{name[:40]!r} is given twice")
             else:
                 raw[name] = value
         if "beam" in raw:
@@ -77,27 +74,27 @@ class TranslationRequest:
 def check_features(features: Any) -> str:
     """The id of features, if it can be one: UsageError `bad_request` if not."""
     if not isinstance(features, str) or not _ID.match(features):
-        raise _bad_request("`features` must be the 32 hex digits that name stored features")
+        raise bad_request("`features` must be the 32 hex digits that name stored features")
     return features
 
 
 def _request(features: str, raw: Json) -> TranslationRequest:
     unknown = sorted(set(raw) - {"to", "from", "task", "beam"})
     if unknown:
-        raise _bad_request(f"{unknown[0][:40]!r} is not a field of this request")
+        raise bad_request(f"{unknown[0][:40]!r} is not a field of this request")
     to, source, task, beam = raw.get("to", []), raw.get("from"), raw.get("task", "translate"), raw.get("beam", 1)
     if not isinstance(to, list) or not all(isinstance(code, str) for code in to):
-        raise _bad_request("`to` must be a list of language codes")
+        raise bad_request("`to` must be a list of language codes")
     if source is not None and not isinstance(source, str):
-        raise _bad_request("`from` must be a language code")
-    if task not in ("translate", "transcribe"):
-        raise _bad_request("`task` must be translate or transcribe")
+        raise bad_request("`from` must be a language code")
+    if task not in ("translate", "transcribe", "caption"):
+        raise bad_request("`task` must be translate, transcribe or caption")
     if type(beam) is not int or not 1 <= beam <= MAX_BEAM:
-        raise _bad_request(f"`beam` must be a whole number from 1 to {MAX_BEAM}")
-    if not to and task == "translate":
-        raise _bad_request("`to` must name at least one language")
+        raise bad_request(f"`beam` must be a whole number from 1 to {MAX_BEAM}")
+    if not to and task != "transcribe":
+        raise bad_request("`to` must name at least one language")
     if to and task == "transcribe":
-        raise _bad_request("`to` must be left out where the task is transcribe")
+        raise bad_request("`to` must be left out where the task is transcribe")
     codes = list(dict.fromkeys(get(code).code for code in to))
     return TranslationRequest(features, codes, None if source is None else get(source).code, task, beam)
 
@@ -112,33 +109,65 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Drafting:
+    """How a device that drafts came by its texts. In tokens: `written` are in the texts, `local` of them no cloud ever
+    saw; `drafted` counts dropped ones too, `escalated` were sent to be checked, `corrected` are the cloud's own.
+
+    `round_trips` counts checks; the bytes are those of HTTP. `cut` is None, or the code of the error after which the
+    cloud was not asked any more.
+    """
+
+    written: int = 0
+    local: int = 0
+    drafted: int = 0
+    escalated: int = 0
+    corrected: int = 0
+    round_trips: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    cut: str | None = None
+
+    def __add__(self, other: Drafting) -> Drafting:
+        counts = {name: getattr(self, name) + getattr(other, name) for name in asdict(self) if name != "cut"}
+        return Drafting(**counts, cut=self.cut or other.cut)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, and `local_share`: of the texts' tokens, those that no cloud ever saw."""
+        return {**asdict(self), "local_share": round(self.local / self.written, 4) if self.written else 1.0}
+
+
+@dataclass(frozen=True)
 class TranslationResponse:
-    """The answer: the source's code (None where no speech was found), its text, and a text per target's code."""
+    """The answer: the source's code (None where no speech was found), its text, and a text per target's code.
+
+    `drafting` is there where the texts were drafted on the device; no cloud sends it.
+    """
 
     source: str | None
     transcript: str
     translations: dict[str, str]
     features: str
     usage: Usage
+    drafting: Drafting | None = None
 
     def to_json(self) -> dict[str, Any]:
         """`{source, transcript, translations, features, usage}`."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "drafting"}
 
     @staticmethod
     def from_json(body: bytes | str | Json) -> TranslationResponse:
         """Read an answer; unknown keys are ignored."""
-        raw = _object(body, _bad_response)
-        usage = _field(raw, "usage", dict)
-        translations = _field(raw, "translations", dict)
+        raw = read_object(body, bad_response)
+        usage = field(raw, "usage", dict)
+        translations = field(raw, "translations", dict)
         if not all(isinstance(text, str) for text in translations.values()):
-            raise _bad_response("`translations` must hold texts")
+            raise bad_response("`translations` must hold texts")
         return TranslationResponse(
-            source=None if raw.get("source") is None else _field(raw, "source", str),
-            transcript=_field(raw, "transcript", str),
+            source=None if raw.get("source") is None else field(raw, "source", str),
+            transcript=field(raw, "transcript", str),
             translations=translations,
-            features=_field(raw, "features", str),
-            usage=Usage(_field(usage, "bytes", int), _field(usage, "tokens", int), _number(usage, "seconds")),
+            features=field(raw, "features", str),
+            usage=Usage(field(usage, "bytes", int), field(usage, "tokens", int), number(usage, "seconds")),
         )
 
 
@@ -159,10 +188,10 @@ class Problem:
     @staticmethod
     def from_json(body: bytes | str | Json) -> Problem:
         """Read a problem; `code`, `status` and `detail` must be there, the rest has RFC 9457's defaults."""
-        raw = _object(body, _bad_response)
-        kind = _field(raw, "type", str) if "type" in raw else "about:blank"
-        title = _field(raw, "title", str) if "title" in raw else ""
-        status, detail, code = _field(raw, "status", int), _field(raw, "detail", str), _field(raw, "code", str)
+        raw = read_object(body, bad_response)
+        kind = field(raw, "type", str) if "type" in raw else "about:blank"
+        title = field(raw, "title", str) if "title" in raw else ""
+        status, detail, code = field(raw, "status", int), field(raw, "detail", str), field(raw, "code", str)
         return Problem(kind, title, status, detail, code)
 
 
@@ -189,6 +218,8 @@ class ModelCard:
     edge: list[EdgeFile]
     retention: float | None = None
     """Seconds for which the cloud keeps features after they were last sent; None where it does not say."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer that a drafter for this model must have; None where no drafts are checked."""
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `models`."""
@@ -197,17 +228,18 @@ class ModelCard:
     @staticmethod
     def from_json(body: bytes | str | Json) -> ModelCard:
         """Read one entry of `models`; unknown keys are ignored."""
-        raw = _object(body, _bad_response)
+        raw = read_object(body, bad_response)
         return ModelCard(
-            name=_field(raw, "name", str),
-            fingerprint=_field(raw, "fingerprint", str),
-            queries=_field(raw, "queries", int),
-            width=_field(raw, "width", int),
-            codecs=_texts(raw, "codecs"),
-            context=_field(raw, "context", str),
-            languages=_texts(raw, "languages"),
+            name=field(raw, "name", str),
+            fingerprint=field(raw, "fingerprint", str),
+            queries=field(raw, "queries", int),
+            width=field(raw, "width", int),
+            codecs=texts(raw, "codecs"),
+            context=field(raw, "context", str),
+            languages=texts(raw, "languages"),
             edge=_edge_files(raw.get("edge")),
-            retention=None if raw.get("retention") is None else _number(raw, "retention"),
+            retention=None if raw.get("retention") is None else number(raw, "retention"),
+            tokenizer=None if raw.get("tokenizer") is None else field(raw, "tokenizer", str),
         )
 
 
@@ -220,15 +252,15 @@ def _edge_files(raw: Any) -> list[EdgeFile]:
 
 
 def _edge_file(entry: Any) -> EdgeFile:
-    raw = _object(entry, _bad_response)
-    found = EdgeFile(_field(raw, "file", str), _field(raw, "sha256", str), _field(raw, "bytes", int))
+    raw = read_object(entry, bad_response)
+    found = EdgeFile(field(raw, "file", str), field(raw, "sha256", str), field(raw, "bytes", int))
     if found.file not in EDGE_FILES:  # a device writes under this name
         raise CloudError(
             "edge_file_unknown",
             f"The cloud's edge model has a file {found.file[:40]!r} unknown to this version: upgrade esrt here.",
         )
     if not _SHA256.match(found.sha256) or found.bytes < 0:
-        raise _bad_response("`edge` must hold SHA-256 hashes of 64 hex digits, and sizes")
+        raise bad_response("`edge` must hold SHA-256 hashes of 64 hex digits, and sizes")
     return found
 
 
@@ -239,40 +271,4 @@ def models_to_json(cards: Iterable[ModelCard]) -> dict[str, Any]:
 
 def models_from_json(body: bytes | str | Json) -> list[ModelCard]:
     """Read the body of `GET /v1/models`."""
-    return [ModelCard.from_json(entry) for entry in _field(_object(body, _bad_response), "models", list)]
-
-
-def _bad_request(what: str) -> UsageError:
-    return UsageError("bad_request", f"The request cannot be read: {what}.")
-
-
-def _bad_response(what: str) -> CloudError:
-    return CloudError("bad_response", f"The cloud's answer cannot be read: {what}. Is its URL right?")
-
-
-def _object(body: Any, error: Callable[[str], Exception]) -> Json:
-    try:
-        value = json.loads(body) if isinstance(body, (bytes, str)) else body
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deep
-        raise error("it is not JSON") from None
-    if not isinstance(value, Mapping):
-        raise error("it is not a JSON object")
-    return value
-
-
-def _field(raw: Json, name: str, kind: type[Value]) -> Value:
-    value = raw.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _bad_response(f"`{name}` must be a {kind.__name__}")
-    return value
-
-
-def _number(raw: Json, name: str) -> float:
-    return float(_field(raw, name, int if isinstance(raw.get(name), int) else float))
-
-
-def _texts(raw: Json, name: str) -> list[str]:
-    values: list[Any] = _field(raw, name, list)
-    if not all(isinstance(value, str) for value in values):
-        raise _bad_response(f"`{name}` must hold texts")
-    return values
+    return [ModelCard.from_json(entry) for entry in field(read_object(body, bad_response), "models", list)]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,6 +68,30 @@ def test_the_small_form_is_saved_again_as_it_was(delta: checkpoint.Delta, lora: 
     checkpoint.save(tmp_path / "large", delta)
     sizes = [(folder / "adapter.safetensors").stat().st_size for folder in (first, tmp_path / "large")]
     assert sizes[0] < 0.4 * sizes[1]
+
+
+def test_codebooks_come_back_and_belong_to_the_fingerprint(delta: checkpoint.Delta, tmp_path: Path) -> None:
+    every = dataclasses.replace(delta, codec=tiny.codebooks())
+    checkpoint.save(tmp_path / "plain", delta)
+    checkpoint.save(tmp_path / "every", every)
+    assert checkpoint.load_tables(tmp_path / "plain").codecs == ["bf16", "int8"]
+    assert checkpoint.load_tables(tmp_path / "every").codecs == ["bf16", "int8", "int4", "rvq8", "rvq16", "rvq32"]
+    checkpoint.save(tmp_path / "again", checkpoint.load_delta(tmp_path / "every"))
+    stored = [(tmp_path / name / "codec.safetensors").read_bytes() for name in ("every", "again")]
+    assert stored[0] == stored[1]
+    prints = {checkpoint.fingerprint(tmp_path / name) for name in ("plain", "every", "again")}
+    assert len(prints) == 2
+    words = checkpoint.load_tables(tmp_path / "every").codebooks
+    assert words is not None and np.array_equal(words.words, every.codec["rvq.words"].numpy())
+
+
+@pytest.mark.parametrize("lost", ["rvq.words", "int4_centre"])
+def test_incomplete_codec_tables_are_refused(delta: checkpoint.Delta, tmp_path: Path, lost: str) -> None:
+    tables = {name: tensor for name, tensor in tiny.codebooks().items() if name != lost}
+    checkpoint.save(tmp_path / "model", dataclasses.replace(delta, codec=tables))
+    with pytest.raises(ModelError) as caught:
+        checkpoint.load_tables(tmp_path / "model")
+    assert caught.value.code == "codec_damaged"
 
 
 def test_an_interrupted_save_leaves_what_was_there(delta: checkpoint.Delta, tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from transformers import WhisperFeatureExtractor
 import esrt
 from esrt.audio.io import load as load_audio
 from esrt.config import FRAME_SAMPLES, PRESETS
-from esrt.errors import ModelError
+from esrt.edge.encoder import Encoder
+from esrt.errors import ModelError, UsageError
 from esrt.hub import packages
 from esrt.model import checkpoint, export
 from esrt.model.ctranslate2 import read_whisper
 from esrt.model.esrt import EdgeHalf
 from esrt.model.qformer import start_from_decoder
+from esrt.wire import codecs
+from esrt.wire.rvq import unpack
 from tests.model import tiny
 
 SHIPPED = Path(esrt.__file__).parent / "weights" / "ESRT-270M"
@@ -143,7 +146,7 @@ def small(whisper: Path, gemma: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     folder = tmp_path_factory.mktemp("small") / "model"
     config = dataclasses.replace(tiny.config(whisper, gemma), context="full")
-    checkpoint.save(folder, tiny.delta(config), small=True)
+    checkpoint.save(folder, dataclasses.replace(tiny.delta(config), codec=tiny.codebooks()), small=True)
     encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).encoder.state_dict()
     (folder / "whisper").mkdir()
     save_file(encoder, folder / "whisper" / "model.safetensors")
@@ -154,18 +157,52 @@ def small(whisper: Path, gemma: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_device_needs_this_file_alone(small: Path) -> None:
     session = onnxruntime.InferenceSession(str(small / "edge.onnx"), options(), providers=["CPUExecutionProvider"])
     meta: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map["esrt"])
-    scale = np.frombuffer(base64.b64decode(meta.pop("int8_scale")), "<f4")
-    assert np.array_equal(scale, checkpoint.load_tables(small).int8_scale)
+    tables = checkpoint.load_tables(small)
+    for name in ("int8_scale", "int4_scale", "int4_centre"):
+        assert np.array_equal(np.frombuffer(base64.b64decode(meta.pop(name)), "<f4"), getattr(tables, name))
     assert meta == {
-        "format": 2, "name": "ESRT-tiny", "fingerprint": checkpoint.fingerprint(small).hex(), "queries": 8,
+        "format": 3, "name": "ESRT-tiny", "fingerprint": checkpoint.fingerprint(small).hex(), "queries": 8,
         "width": tiny.WIDTH, "context": "full",
     }  # fmt: skip
-    (given, frames), (rows,) = session.get_inputs(), session.get_outputs()
+    (given, frames), (rows, codes) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape[0]) == ("waveform", "tensor(float)", 1)
     assert isinstance(given.shape[1], str), "any length"
     assert (frames.name, frames.type, frames.shape) == ("frames", "tensor(int64)", [1])
     assert (rows.name, rows.shape) == ("rows", [1, 8, tiny.WIDTH])
+    assert (codes.name, codes.shape, codes.type) == ("codes", [1, 8, 32], "tensor(int64)")
     assert [path.name for path in small.glob("edge*")] == ["edge.onnx"]
+
+
+def test_the_graphs_search_is_the_one_in_numpy(small: Path) -> None:
+    """Code for code, unless two words are equally near."""
+    encoder, tables = Encoder(small / "edge.onnx"), checkpoint.load_tables(small)
+    assert encoder.codecs == tables.codecs == list(codecs.CODECS)
+    same = every = 0
+    for seed in range(10):
+        noise = np.random.default_rng(seed).normal(0, 0.1, 16_000).astype(np.float32)
+        rows = encoder.encode(noise)
+        for codec in codecs.CODECS:
+            frame = encoder.frame(noise, codec)
+            expected = codecs.encode(rows, codec, tables, encoder.fingerprint)
+            assert frame.codec == expected.codec and len(frame.payload) == len(expected.payload)
+            assert np.isfinite(codecs.decode(frame, tables)).all()
+            if codec == "rvq32":
+                found, wanted = (unpack(each.payload, 32) for each in (frame, expected))
+                same, every = same + int((found == wanted).all(1).sum()), every + len(found)
+            elif not codec.startswith("rvq"):
+                assert frame == expected
+    assert same >= every - 1
+
+
+def test_without_codebooks_the_graph_gives_rows_alone(small: Path, tmp_path: Path) -> None:
+    edge = checkpoint.load_edge(small)
+    meta = {name: value for name, value in export.metadata(small).items() if not name.startswith("int4")}
+    export.export(edge, meta, tmp_path / "edge.onnx")
+    encoder = Encoder(tmp_path / "edge.onnx")
+    assert encoder.codecs == ["bf16", "int8"]
+    with pytest.raises(UsageError, match="use bf16 or int8") as caught:
+        encoder.frame(np.zeros(100, np.float32), "rvq8")
+    assert caught.value.code == "codec_not_in_model"
 
 
 def test_products_run_in_int8_and_other_weights_are_stored_in_half(small: Path) -> None:

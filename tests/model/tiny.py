@@ -15,6 +15,7 @@ from esrt.languages import LANGUAGES
 from esrt.model import checkpoint
 from esrt.model.esrt import ESRTModel
 from esrt.model.language_model import TAGS
+from esrt.wire.rvq import WORDS
 
 WIDTH = 32
 UNUSED = 110
@@ -82,6 +83,15 @@ def config(whisper: Path, gemma: Path) -> ModelConfig:
         llm=LLMConfig(str(gemma), WIDTH, 2, 2, 1, 32, 64, 500, 16),
         context="speech",
     )
+
+
+def codebooks() -> dict[str, torch.Tensor]:
+    """Random tables of all codecs, as `codec.safetensors` holds them."""
+    torch.manual_seed(4)
+    made = {"int4_scale": torch.rand(WIDTH) + 0.1, "int4_centre": torch.randn(WIDTH)}
+    sides = {"base": (8, WIDTH), "analysis": (WIDTH, 16), "synthesis": (16, WIDTH), "subspaces": (32, 16, 4)}
+    books = {name: torch.randn(shape) / 4 for name, shape in {**sides, "words": (32, WORDS, 4)}.items()}
+    return made | {f"{checkpoint.RVQ}{name}": tensor.half().float() for name, tensor in books.items()}
 
 
 def delta(model_config: ModelConfig) -> checkpoint.Delta:

@@ -13,13 +13,16 @@ from hypothesis.extra import numpy as hnp
 
 from esrt.errors import FrameError, ModelError, UsageError
 from esrt.wire.codecs import CODECS, MAX_ROW_RMS, MAX_VALUE, Tables, decode, encode, fingerprint
-from esrt.wire.frame import BF16, INT8, Frame, read, size
+from esrt.wire.frame import BF16, INT4, INT8, RVQ8, Frame, read, size
 
 F32 = npt.NDArray[np.float32]
 MODEL = bytes(8)
 WIDTH = 6
 # Powers of two and odd values: exact and inexact scales.
-TABLES = Tables(np.array([0.5, 0.03125, 0.01, 0.1, 1e-3, 3.0], np.float32))
+SCALE = np.array([0.5, 0.03125, 0.01, 0.1, 1e-3, 3.0], np.float32)
+CENTRE = np.array([0.0, 1.0, -0.3, 100.0, 0.0, -7.0], np.float32)
+TABLES = Tables(SCALE, 16 * SCALE, CENTRE)
+VALUES = ("bf16", "int8", "int4")  # what codes each value alone; tests/wire/test_rvq.py has the others
 
 rows = hnp.arrays(
     np.float32,
@@ -30,7 +33,7 @@ many = settings(max_examples=200, deadline=None)
 
 
 def wide(width: int, scale: float = 0.02) -> Tables:
-    return Tables(np.full(width, scale, np.float32))
+    return Tables(np.full(width, scale, np.float32), np.full(width, scale, np.float32), np.zeros(width, np.float32))
 
 
 def nearest_bf16(value: float) -> float:
@@ -89,7 +92,34 @@ def test_int8_is_within_half_a_step_or_clipped(values: F32) -> None:
 
 
 @many
-@given(rows, st.sampled_from(sorted(CODECS)))
+@given(rows)
+def test_int4_is_within_half_a_step_or_the_outermost_level(values: F32) -> None:
+    scale, centre = (16 * SCALE).astype(np.float64), CENTRE.astype(np.float64)
+    got = through(values, "int4", TABLES)
+    level = (got - centre) / scale
+    assert np.all(np.abs(level - np.rint(level - 0.5) - 0.5) <= 1e-3), "one of the levels"
+    assert np.all(np.abs(level) <= 7.501)
+    inside = np.abs(values - centre) <= 8 * scale
+    assert np.all(
+        np.abs(got - values.astype(np.float64))[inside] <= np.broadcast_to(0.501 * scale + 1e-4, values.shape)[inside]
+    )
+    outside = np.abs(level[np.abs(values - centre) > 8.01 * scale])
+    assert np.all(np.abs(outside - 7.5) <= 1e-3)
+
+
+def test_int4_as_bytes() -> None:
+    """The first value stands in the lower half of the first byte; 8 is the level just above the centre."""
+    tables = Tables(np.ones(3, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32))
+    frame = encode(np.array([[0.2, -0.2, 7.9], [-9, 9, 0]], np.float32), "int4", tables, MODEL)
+    assert frame.payload == bytes([0x78, 0x0F, 0xF0, 0x08])
+    np.testing.assert_array_equal(decode(frame, tables), [[0.5, -0.5, 7.5], [-7.5, 7.5, 0.5]])
+    with pytest.raises(FrameError) as caught:
+        decode(Frame(INT4, 1, 3, MODEL, bytes([0x78, 0x1F])), tables)
+    assert caught.value.code == "frame_out_of_bounds"
+
+
+@many
+@given(rows, st.sampled_from(VALUES))
 def test_what_was_decoded_is_encoded_the_same(values: F32, codec: str) -> None:
     once = encode(values, codec, TABLES, MODEL)
     assert encode(decode(once, TABLES), codec, TABLES, MODEL) == once
@@ -97,9 +127,9 @@ def test_what_was_decoded_is_encoded_the_same(values: F32, codec: str) -> None:
 
 
 @many
-@given(st.sampled_from([BF16, INT8]), st.binary(min_size=4 * WIDTH, max_size=4 * WIDTH))
+@given(st.sampled_from([BF16, INT8, INT4]), st.binary(min_size=4 * WIDTH, max_size=4 * WIDTH))
 def test_any_payload_is_decoded_within_bounds_or_refused(codec: int, payload: bytes) -> None:
-    queries = len(payload) // WIDTH // (2 if codec == BF16 else 1)
+    queries = len(payload) * 8 // WIDTH // {BF16: 16, INT8: 8, INT4: 4}[codec]
     try:
         values = decode(Frame(codec, queries, WIDTH, MODEL, payload), TABLES)
     except FrameError as error:
@@ -150,7 +180,7 @@ def test_a_huge_scale_cannot_decode_to_infinity() -> None:
     assert caught.value.code == "frame_not_finite"
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", VALUES)
 @pytest.mark.parametrize(
     ("value", "code"),
     [(np.nan, "frame_not_finite"), (np.inf, "frame_not_finite"), (1e5, "frame_out_of_bounds")],
@@ -178,22 +208,39 @@ def test_rows_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_unknown_codec_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="bf16 or int8") as caught:
+    with pytest.raises(UsageError, match="bf16, int8 or int4") as caught:
         encode(np.zeros((1, WIDTH), np.float32), "zip", TABLES, MODEL)
     assert caught.value.code == "unknown_codec"
 
 
+@pytest.mark.parametrize("codec", ["int4", "rvq8", "rvq32"])
+def test_a_model_without_a_codecs_tables_says_what_it_has(codec: str) -> None:
+    old = Tables(SCALE)
+    assert old.codecs == ["bf16", "int8"]
+    with pytest.raises(UsageError, match=f"{codec}: use bf16 or int8") as refused:
+        encode(np.zeros((4, WIDTH), np.float32), codec, old, MODEL)
+    assert refused.value.code == "codec_not_in_model"
+    made = size(CODECS[codec], 4, WIDTH) - size(RVQ8, 4, WIDTH) + 40
+    with pytest.raises(FrameError, match="bf16 or int8") as caught:
+        decode(Frame(CODECS[codec], 4, WIDTH, MODEL, bytes(made)), old)
+    assert caught.value.code == "frame_unknown_codec"
+
+
 @pytest.mark.parametrize("scale", [[0.0], [-1.0], [np.nan], [np.inf], [[1.0]]])
 def test_damaged_tables_are_refused(scale: list[float]) -> None:
-    with pytest.raises(ModelError) as caught:
-        Tables(np.array(scale, np.float32))
-    assert caught.value.code == "codec_damaged"
+    damaged, one = np.array(scale, np.float32), np.ones(1, np.float32)
+    wrong: list[tuple[Any, ...]] = [(damaged,), (one, damaged, one), (one, one, None), (one, None, one)]
+    for tables in wrong:
+        with pytest.raises(ModelError) as caught:
+            Tables(*tables)
+        assert caught.value.code == "codec_damaged"
+    assert Tables(one, one, -one).codecs == ["bf16", "int8", "int4"]
 
 
 def test_strided_and_transposed_rows_are_encoded_as_they_read() -> None:
     values = np.random.default_rng(1).standard_normal((WIDTH, 8)).astype(np.float32)
     for view in (values.T, values.T[::2], values.T[::-1]):
-        for codec in CODECS:
+        for codec in VALUES:
             assert encode(view, codec, TABLES, MODEL) == encode(view.copy(), codec, TABLES, MODEL)
 
 

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esrt.errors import FrameError
-from esrt.wire.frame import BF16, INT8, OVERHEAD, Frame, read, size
+from esrt.wire.frame import BF16, INT4, INT8, OVERHEAD, RVQ8, RVQ16, RVQ32, Frame, read, size
 
 FINGERPRINT = bytes(range(8))
 CAP = 1 << 20
 HEADER = struct.Struct("<4sBBHHH8sI")
 
-shapes = st.tuples(st.sampled_from([BF16, INT8]), st.integers(1, 8), st.integers(1, 16))
+CODECS = [BF16, INT8, INT4, RVQ8, RVQ16, RVQ32]
+
+shapes = st.tuples(st.sampled_from(CODECS), st.integers(1, 8), st.integers(1, 16))
 
 
 @st.composite
@@ -55,7 +57,17 @@ def test_the_bytes_are_those_of_the_format() -> None:
     assert Frame(INT8, 2, 3, FINGERPRINT, payload).id == data[-16:].hex()
 
 
-@pytest.mark.parametrize(("codec", "expected"), [(BF16, 40 + 2 * 80 * 512), (INT8, 40 + 80 * 512)])
+@pytest.mark.parametrize(
+    ("codec", "expected"),
+    [
+        (BF16, 40 + 2 * 80 * 512),
+        (INT8, 40 + 80 * 512),
+        (INT4, 40 + 40 * 512),
+        (RVQ8, 40 + 800),
+        (RVQ16, 40 + 1600),
+        (RVQ32, 40 + 3200),
+    ],
+)
 def test_one_size_per_codec_and_model(codec: int, expected: int) -> None:
     assert size(codec, 80, 512) == expected == len(make(codec, 80, 512).to_bytes())
 
@@ -70,7 +82,7 @@ def test_round_trip(frame: Frame) -> None:
     assert again.id == frame.id == data[-16:].hex()
 
 
-@pytest.mark.parametrize("codec", [BF16, INT8])
+@pytest.mark.parametrize("codec", [BF16, INT8, INT4, RVQ8])
 def test_any_flipped_byte_is_refused(codec: int) -> None:
     data = make(codec).to_bytes()
     for i in range(len(data)):
@@ -80,7 +92,7 @@ def test_any_flipped_byte_is_refused(codec: int) -> None:
                 read(damaged, cap=CAP)
 
 
-@pytest.mark.parametrize("codec", [BF16, INT8])
+@pytest.mark.parametrize("codec", [BF16, INT8, INT4, RVQ8])
 def test_any_cut_is_refused(codec: int) -> None:
     data = make(codec).to_bytes()
     for length in range(len(data)):
@@ -139,6 +151,7 @@ def test_any_header_is_refused_or_right(
     except FrameError:
         return
     assert (version, zero, length) == (1, 0, 32)
+    assert size(codec, queries, width) == OVERHEAD + 32
     assert (frame.codec, frame.queries, frame.width) == (codec, queries, width)
 
 
@@ -188,7 +201,9 @@ def test_the_checks_come_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("codec", "queries", "width", "model", "payload", "code"),
     [
-        (3, 1, 1, FINGERPRINT, b"a", "frame_unknown_codec"),
+        (7, 1, 1, FINGERPRINT, b"a", "frame_unknown_codec"),
+        (INT4, 1, 3, FINGERPRINT, b"a", "frame_wrong_shape"),
+        (RVQ8, 2, 3, FINGERPRINT, bytes(19), "frame_wrong_shape"),
         (INT8, 0, 1, FINGERPRINT, b"", "frame_wrong_shape"),
         (INT8, 1, 65_536, FINGERPRINT, bytes(65_536), "frame_wrong_shape"),
         (INT8, 1, 1, FINGERPRINT, b"ab", "frame_wrong_shape"),

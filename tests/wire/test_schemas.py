@@ -161,6 +161,8 @@ def test_a_response_round_trips_and_ignores_what_it_does_not_know() -> None:
     assert TranslationResponse.from_json({**body, "new": 1, "usage": {**body["usage"], "new": 1}}) == RESPONSE
     assert TranslationResponse.from_json({**body, "source": None}).source is None
     assert TranslationResponse.from_json({**body, "usage": {**body["usage"], "seconds": 2}}).usage.seconds == 2.0
+    with pytest.raises(CloudError, match="`seconds`"):  # too large for a float
+        TranslationResponse.from_json({**body, "usage": {**body["usage"], "seconds": 10**400}})
 
 
 @pytest.mark.parametrize("field", ["transcript", "translations", "features", "usage"])
