@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esrt.cli import common
-from esrt.errors import UsageError
+from esrt.errors import CloudError, UsageError
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
@@ -33,6 +33,7 @@ def add(verbs: Verbs) -> None:
 esrt serve --no-auth                             for this machine alone
 esrt keys add laptop --key-file keys.txt > laptop.key
 esrt serve --key-file keys.txt --host 0.0.0.0    for whoever has a key
+esrt serve --key-file keys.txt --engine vllm -- --tensor-parallel-size 2
 """,
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1)")
@@ -73,12 +74,21 @@ esrt serve --key-file keys.txt --host 0.0.0.0    for whoever has a key
         metavar="SECONDS",
         help="features are kept so long (default 3600)",
     )
-    parser.add_argument("--engine", choices=("transformers",), default="transformers", help="what runs the LLM")
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm"),
+        default="transformers",
+        help="what runs the LLM: transformers (anywhere, default) or vllm (many users; docs/engines.md)",
+    )
+    parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="after --: vLLM's own flags")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; wrong arguments and a taken port are said before the model is loaded."""
+    """Serve until SIGINT or SIGTERM; wrong arguments and a taken port are said before the model is loaded.
+
+    Raises CloudError `engine_failed` where the engine ended first.
+    """
     from esrt.cloud.feature_cache import open_cache
     from esrt.cloud.key_file import KeyFile
     from esrt.cloud.security import check_bind
@@ -133,25 +143,25 @@ def _serve(
     listener: socket.socket,
     cache: FeatureCache,
 ) -> int:
-    from esrt.cloud.app import create_app
-    from esrt.cloud.edge_files import EdgeFiles
+    from esrt.cloud.app import load_app
     from esrt.cloud.limits import Limits
-    from esrt.cloud.load import load_card, load_service
+    from esrt.cloud.load import starter
     from esrt.cloud.server import Server
     from esrt.translator import prepare
 
     # An operator's SIGTERM is an end in order, before the server runs too; uvicorn hands it back to us after draining.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print(f"esrt: loading {args.model}", file=sys.stderr)
-    folder = prepare(args.model)
-    edge = EdgeFiles(folder)
     limits = Limits(args.rate, args.concurrent, args.queue, args.deadline)
-    app = create_app(load_service(folder), cache, keys, load_card(folder, edge), edge, limits)
+    start = starter(args.engine, args.flags)
+    app = load_app(prepare(args.model), cache, keys, limits, start)
     listener.listen()
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"{'http' if tls is None else 'https'}://{host}:{listener.getsockname()[1]}"
     print(_announcement(url, keys and keys()), file=sys.stderr, flush=True)
     Server(app, DRAIN_SECONDS, tls).run(sockets=[listener])
+    if app.state.engine.failed:
+        raise CloudError("engine_failed", "The engine has ended by itself: start the server again.")
     return 0
 
 

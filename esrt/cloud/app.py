@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from esrt.cloud import tracing
 from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.feature_cache import FeatureCache
 from esrt.cloud.feature_cache.base import keep_swept
@@ -29,10 +32,33 @@ from esrt.cloud.service import Service
 from esrt.errors import ESRTError, where
 from esrt.wire.schemas import ModelCard
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from esrt.cloud.load import Start
+
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request, str], Awaitable[Response]]
 DEFAULT_LIMITS = Limits()
+
+
+def load_app(
+    folder: Path,
+    cache: FeatureCache,
+    keys: Callable[[], Keys] | None,
+    limits: Limits,
+    start: Start | None = None,
+) -> Starlette:
+    """`create_app` around the model of a folder that `hub.resolve` returned; `start` is one of `load.starter`.
+
+    Raises ModelError, and as `start`.
+    """
+    from esrt.cloud.load import load_card, load_service, start_transformers
+
+    edge = EdgeFiles(folder)
+    service = load_service(folder, start or start_transformers)
+    return create_app(service, cache, keys, load_card(folder, edge), edge, limits)
 
 
 def create_app(
@@ -48,15 +74,15 @@ def create_app(
     `keys` gives those that count now; None lets everyone in: ask `security.check_bind` before listening. `edge` are the
     files that `card.edge` lists. `/readyz` fails from the moment that `app.state.draining` is True.
     """
-    metrics = Metrics()
+    metrics, traces = Metrics(service.collectors), tracing.provider()
     routes = Routes(service, cache, card, edge, metrics, limits)
     tenants = Tenants(limits)
 
     def route(path: str, method: str, handler: Handler) -> Route:
-        return Route(path, _Endpoint(path, handler, keys, tenants, metrics), methods=[method])
+        return Route(path, _Endpoint(path, handler, keys, tenants, metrics, traces), methods=[method])
 
     def health(path: str, handler: Handler) -> Route:
-        return Route(path, _Endpoint(path, handler, None, None, metrics), methods=["GET"])
+        return Route(path, _Endpoint(path, handler, None, None, metrics, None), methods=["GET"])
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,10 +91,13 @@ def create_app(
         sweeping.cancel()
         await service.engine.close()
         await cache.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.shutdown)
 
     app = Starlette(
         routes=[
             route("/v1/translations", "POST", routes.translate),
+            route("/v1/verifications", "POST", routes.verify),
             route("/v1/features/{features}", "PUT", routes.store),
             route("/v1/features/{features}", "DELETE", routes.forget),
             route("/v1/models", "GET", routes.models),
@@ -83,6 +112,7 @@ def create_app(
         middleware=[Middleware(Headers)],
     )
     app.state.draining = False
+    app.state.engine = service.engine
     return app
 
 
@@ -99,32 +129,37 @@ class _Endpoint:
         keys: Callable[[], Keys] | None,
         tenants: Tenants | None,
         metrics: Metrics,
+        traces: TracerProvider | None,
     ) -> None:
         self._route = route
         self._handler = handler
         self._keys = keys
         self._tenants = tenants
         self._metrics = metrics
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         status = 499  # the client has gone, as nginx counts it
         request = Request(scope, receive, send)
         try:
-            with ExitStack() as request.state.held:
+            with tracing.request(self._traces, request.method, self._route) as about, ExitStack() as request.state.held:
                 response = await self._answer(request)
-                status = response.status_code
+                status = about["http.response.status_code"] = response.status_code
                 await response(scope, receive, send)
         except ClientDisconnect:
             self._metrics.abandoned.inc()
         finally:
             self._metrics.requests.labels(self._route, str(status)).inc()
+            if (tenant := getattr(request.state, "tenant", None)) is not None:
+                self._metrics.tenant_requests.labels(self._metrics.tenant(tenant), str(status)).inc()
             self._metrics.seconds.labels(self._route).observe(time.perf_counter() - began)
 
     async def _answer(self, request: Request) -> Response:
         try:
             tenant = tenant_of(request.headers.get("authorization"), self._keys and self._keys())
             if self._tenants is not None:
+                request.state.tenant = tenant
                 request.state.held.enter_context(self._tenants.request(tenant))
             return await self._handler(request, tenant)
         except ESRTError as error:

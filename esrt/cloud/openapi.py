@@ -7,14 +7,16 @@ from typing import Any
 from esrt import __version__
 from esrt.languages import LANGUAGES
 from esrt.wire.schemas import EDGE_FILES, MAX_BEAM
+from esrt.wire.verification import MAX_BLOCK, MAX_PREFIX, MAX_RANK
 
 Json = dict[str, Any]
 
 _ID: Json = {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The features' id: their digest in hex."}
-_LANGUAGE: Json = {"type": "string", "description": f"ISO 639-3 or BCP 47; one of {len(LANGUAGES)} languages."}
+_LANGUAGE: Json = {"enum": list(LANGUAGES), "description": "ISO 639-3; the same in ISO 639-1 or BCP 47 is taken too."}
+_BEAM: Json = {"type": "integer", "minimum": 1, "maximum": MAX_BEAM, "default": 1}
 _TEXT: Json = {"type": "string"}
+_TEXTS: Json = {"type": "array", "items": _TEXT}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
-_LIST: Json = {"type": "array", "items": {"type": "object"}}
 _FRAME: Json = {"required": True, "content": {"application/octet-stream": {}}}
 
 
@@ -26,8 +28,9 @@ def document() -> Json:
         "security": [{"key": []}],
         "paths": {
             "/v1/translations": {"post": _translate()},
+            "/v1/verifications": {"post": _verify()},
             "/v1/features/{features}": {"parameters": [_path("features", _ID)], "put": _store(), "delete": _forget()},
-            "/v1/models": {"get": _operation("What is served.", {"200": _json("The models.", _object(models=_LIST))})},
+            "/v1/models": {"get": _operation("What is served.", {"200": _json("The models.", _models())})},
             "/v1/edge/{file}": {"parameters": [_path("file", {"enum": list(EDGE_FILES)})], "get": _edge()},
             "/metrics": {"get": _operation("Counts for Prometheus.", {"200": _said("Text.")})},
             "/openapi.json": {"get": _operation("This document.", {"200": _said("OpenAPI 3.1.")})},
@@ -42,13 +45,17 @@ def document() -> Json:
 
 
 def _translate() -> Json:
-    fields = {
-        "to": {"type": "array", "items": _LANGUAGE},
-        "from": _LANGUAGE,
-        "task": {"enum": ["translate", "transcribe"], "default": "translate"},
-        "beam": {"type": "integer", "minimum": 1, "maximum": MAX_BEAM, "default": 1},
+    targets: Json = {"type": "array", "items": _LANGUAGE, "description": "Left out where the task is transcribe."}
+    query = {"to": targets, "from": _LANGUAGE, "task": {"enum": ["translate", "transcribe", "caption"]}, "beam": _BEAM}
+    options = {"features": _ID, "from": _LANGUAGE, "beam": _BEAM}
+    translate = {**options, "to": {**targets, "minItems": 1}, "task": {"enum": ["translate", "caption"]}}
+    transcribe = {**options, "to": {**targets, "maxItems": 0}, "task": {"const": "transcribe"}}
+    stored = {
+        "oneOf": [
+            {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+            for properties, required in ((translate, ["features", "to"]), (transcribe, ["features", "task"]))
+        ]
     }
-    stored = _object(features=_ID, **fields) | {"required": ["features"], "additionalProperties": False}
     answers = {
         "200": {
             "description": "Transcript and translations, whole or in pieces.",
@@ -61,11 +68,37 @@ def _translate() -> Json:
     return _operation(
         "Transcript and translations of a frame, or of stored features.",
         answers,
-        parameters=[{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()],
+        parameters=[{"name": name, "in": "query", "schema": schema} for name, schema in query.items()],
         requestBody={
             "required": True,
             "content": {"application/octet-stream": {}, "application/json": {"schema": stored}},
         },
+    )
+
+
+def _verify() -> Json:
+    def ids(least: int, most: int) -> Json:
+        token: Json = {"type": "integer", "minimum": 0}
+        return {"type": "array", "items": token, "minItems": least, "maxItems": most}
+
+    fields = {
+        "features": _ID,
+        "tokenizer": {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "Fingerprint, as in the models."},
+        "prefix": ids(0, MAX_PREFIX) | {"description": "Token ids after the features, the prompt's first."},
+        "block": ids(1, MAX_BLOCK) | {"description": "The drafted ids after those."},
+        "rank": {"type": "integer", "minimum": 1, "maximum": MAX_RANK, "default": 1},
+    }
+    required = ["features", "tokenizer", "prefix", "block"]
+    drafted = {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+    verdict = _object(
+        accepted=_NUMBER | {"description": "So many of the block's first tokens stand."},
+        correction={"type": ["integer", "null"], "description": "The token in the place of the first that does not."},
+        eos={"type": "boolean", "description": "Whether the text ends with what stands now."},
+    )
+    return _operation(
+        "How much of a drafted block stands (UGSD).",
+        {"200": _json("The verdict.", verdict)},
+        requestBody={"required": True, "content": {"application/json": {"schema": drafted}}},
     )
 
 
@@ -111,12 +144,30 @@ def _answer() -> Json:
     )
 
 
+def _models() -> Json:
+    files = {"type": "array", "items": _object(file={"enum": list(EDGE_FILES)}, sha256=_TEXT, bytes=_NUMBER)}
+    model = _object(
+        name=_TEXT,
+        fingerprint=_TEXT,
+        queries=_NUMBER,
+        width=_NUMBER,
+        codecs=_TEXTS,
+        context=_TEXT,
+        languages=_TEXTS,
+        edge=files,
+        retention={"type": ["number", "null"], "description": "Seconds for which features are kept."},
+        tokenizer={"type": ["string", "null"], "description": "Fingerprint that a drafter's tokenizer must have."},
+    )
+    return _object(models={"type": "array", "items": model})
+
+
 def _problem() -> Json:
     return _object(type=_TEXT, title=_TEXT, status=_NUMBER, detail=_TEXT, code=_TEXT)
 
 
 def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties}
+    """An object of an answer: it has all of these, and a newer server may say more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _json(description: str, schema: Json) -> Json:

@@ -47,7 +47,9 @@ async def no_route(request: Request, error: Exception) -> Response:
     """The answer to a path or method that does not exist."""
     status = error.status_code if isinstance(error, HTTPException) else 404
     if status == 405:
-        return respond(CloudError("method_not_allowed", f"{request.method} is not allowed here.", status))
+        refused = respond(CloudError("method_not_allowed", f"{request.method} is not allowed here.", status))
+        refused.headers.update(getattr(error, "headers", None) or {})  # Allow: the methods that are
+        return refused
     return respond(CloudError("not_found", "There is nothing at this path: see the HTTP API's routes.", status))
 
 

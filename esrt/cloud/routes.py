@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
+from esrt.cloud import tracing
 from esrt.cloud.body import read_body, unless_gone
 from esrt.cloud.deadline import all_in_time, in_time
 from esrt.cloud.edge_files import EdgeFiles
@@ -24,9 +26,11 @@ from esrt.cloud.metrics import CONTENT_TYPE, Metrics
 from esrt.cloud.openapi import document
 from esrt.cloud.problems import internal_error, problem_of
 from esrt.cloud.service import Event, Service
+from esrt.cloud.verifications import Verifications
 from esrt.errors import CloudError, ESRTError, FrameError, where
 from esrt.wire.frame import Frame
 from esrt.wire.schemas import ModelCard, TranslationRequest, check_features, models_to_json
+from esrt.wire.verification import VerificationRequest
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +52,13 @@ class Routes:
         limits: Limits,
     ) -> None:
         self._service = service
+        self._verifications = Verifications(service)
         self._cache = cache
         self._card = card
         self._edge = edge
         self._metrics = metrics
         self._admission = Admission(limits, service.most_tokens(1))
+        metrics.queue_limit.set(limits.queue)
         self._seconds = limits.deadline
 
     async def translate(self, request: Request, tenant: str) -> Response:
@@ -65,23 +71,32 @@ class Routes:
             what = TranslationRequest.from_query(request.query_params.multi_items())
             # Where there is no room, a frame need not come first.
             self._admission.check(self._service.most_tokens(len(what.to), what.beam))
-            frame = await self._frame(request)
+            frame = await self._frame(request, tenant)
             await self._store(tenant, frame)  # refused or not, the answer comes
 
         tokens = self._service.most_tokens(len(what.to), what.beam)
         request.state.held.enter_context(self._admission.work(tokens))
         if "text/event-stream" not in request.headers.get("accept", "").lower():
-            answer = await unless_gone(request, in_time(self._service.translate(frame, what), self._seconds))
-            self._metrics.tokens.inc(answer.usage.tokens)
+            answer = await unless_gone(request, in_time(self._service.translate(frame, what, tenant), self._seconds))
+            self._count(tenant, answer.usage.tokens)
             return JSONResponse(answer.to_json())
-        events = all_in_time(self._service.stream(frame, what), self._seconds)
+        events = all_in_time(self._service.stream(frame, what, tenant), self._seconds)
         # What goes wrong before the first event still gets its own status.
         first = await unless_gone(request, _next(events))
-        return _EventStream(self._written(first, events), self._seconds + READ_SECONDS)
+        return _EventStream(self._written(tenant, first, events), self._seconds + READ_SECONDS)
+
+    async def verify(self, request: Request, tenant: str) -> Response:
+        """POST /v1/verifications: JSON about a block drafted from stored features."""
+        too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
+        what = VerificationRequest.from_json(await read_body(request, JSON_CAP, too_large))
+        frame = await self._stored(tenant, what.features)
+        request.state.held.enter_context(self._admission.work(len(what.block)))
+        verdict = self._verifications.verify(tenant, frame, what)
+        return JSONResponse((await unless_gone(request, in_time(verdict, self._seconds))).to_json())
 
     async def store(self, request: Request, tenant: str) -> Response:
         """PUT /v1/features/{features}."""
-        frame = await self._frame(request)
+        frame = await self._frame(request, tenant)
         if frame.id != request.path_params["features"]:
             raise CloudError("features_id_mismatch", f"These features have the id {frame.id}: put them there.", 400)
         stored = await self._store(tenant, frame)
@@ -98,7 +113,8 @@ class Routes:
 
     async def models(self, request: Request, tenant: str) -> Response:
         """GET /v1/models."""
-        return JSONResponse(models_to_json([replace(self._card, retention=self._cache.retention)]))
+        tokenizer = await asyncio.to_thread(lambda: self._verifications.tokenizer)
+        return JSONResponse(models_to_json([replace(self._card, retention=self._cache.retention, tokenizer=tokenizer)]))
 
     async def edge(self, request: Request, tenant: str) -> Response:
         """GET /v1/edge/{file}: a file that the model's card names, and no other path."""
@@ -106,6 +122,8 @@ class Routes:
 
     async def metrics(self, request: Request, tenant: str) -> Response:
         """GET /metrics."""
+        self._metrics.ready.set(self._is_ready(request))
+        self._metrics.queue.set(self._admission.requests)
         self._metrics.load.set(self._service.engine.load)
         self._metrics.cache_bytes.set(self._cache.total_bytes)
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -120,15 +138,22 @@ class Routes:
 
     async def ready(self, request: Request, tenant: str) -> Response:
         """GET /readyz: the model is loaded and the server is not about to end."""
-        if request.app.state.draining or not self._service.engine.ready:
+        if not self._is_ready(request):
             raise CloudError("not_ready", "The server is starting or stopping: try again in a moment.", 503)
         return JSONResponse({"status": "ready"})
 
-    async def _frame(self, request: Request) -> Frame:
+    def _is_ready(self, request: Request) -> bool:
+        return self._service.engine.ready and not request.app.state.draining
+
+    def _count(self, tenant: str, tokens: int) -> None:
+        self._metrics.tokens.labels(self._metrics.tenant(tenant)).inc(tokens)
+
+    async def _frame(self, request: Request, tenant: str) -> Frame:
         cap = self._service.frame_cap
         too_large = FrameError("frame_too_large", f"A frame has at most {cap} bytes here: encode it again.")
-        data = await read_body(request, cap, too_large)
-        self._metrics.frame_bytes.inc(len(data))
+        with tracing.span("body"):
+            data = await read_body(request, cap, too_large)
+        self._metrics.frame_bytes.labels(self._metrics.tenant(tenant)).inc(len(data))
         return self._service.read(data)
 
     async def _store(self, tenant: str, frame: Frame) -> Stored:
@@ -139,6 +164,7 @@ class Routes:
 
     async def _stored(self, tenant: str, features: str) -> Frame:
         frame = await self._cache.get(tenant, features)
+        self._metrics.cache_lookups.labels("miss" if frame is None else "hit").inc()
         if frame is not None:
             try:
                 # A cache outlives a server, and the next one may serve another model.
@@ -147,14 +173,16 @@ class Routes:
                 pass
         raise CloudError("features_not_found", "These features are not stored here: upload them again.", 404)
 
-    async def _written(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
+    async def _written(
+        self, tenant: str, first: Event, events: AsyncGenerator[Event, None]
+    ) -> AsyncGenerator[str, None]:
         """Server-sent events; an error after the first is an `error` event with its problem."""
         async with aclosing(events):
             yield _sse(first.name, first.data)
             try:
                 async for event in events:
                     if event.name == "done":
-                        self._metrics.tokens.inc(event.data["usage"]["tokens"])
+                        self._count(tenant, event.data["usage"]["tokens"])
                     yield _sse(event.name, event.data)
             except ESRTError as error:
                 yield _sse("error", problem_of(error).to_json())

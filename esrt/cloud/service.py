@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
+from esrt.cloud import tracing
 from esrt.cloud.engines.base import Engine, Rows, Sampling
+from esrt.cloud.metrics import first_token
 from esrt.cloud.text import Deltas, Text, circles
 from esrt.errors import CloudError
 from esrt.prompts import Task
@@ -27,7 +29,7 @@ from esrt.wire.schemas import TranslationRequest, TranslationResponse, Usage
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of an answer: `transcript` and `translation` carry {language, text}, `done` the whole answer."""
+    """A piece of an answer: `transcript` and `translation` (of a caption too) carry {language, text}, `done` all."""
 
     name: Literal["transcript", "translation", "done"]
     data: dict[str, Any]
@@ -37,7 +39,8 @@ class Service:
     """One model, ready to answer.
 
     `projector` maps float32 rows [queries, width] to [queries, engine.width]; `tables` and `fingerprint` (8 bytes) are
-    those of the edge model whose frames it reads; `max_new_tokens` bounds the transcript and each translation.
+    those of the edge model whose frames it reads; `max_new_tokens` bounds the transcript and each translation; `branch`
+    is that of config.ModelConfig.
     """
 
     def __init__(
@@ -50,14 +53,17 @@ class Service:
         queries: int,
         width: int,
         max_new_tokens: int = 200,
+        branch: Literal["smt", "srt"] = "smt",
     ) -> None:
-        self.engine = engine
+        self.engine, self.tokenizer = engine, tokenizer
         self.frame_cap = max(size(codec, queries, width) for codec in CODECS.values())
+        self._first_token = first_token()
+        self.collectors = [self._first_token, *getattr(engine, "collectors", ())]
         self._text = Text(tokenizer)
         self._projector = projector
         self._tables = tables
         self._fingerprint, self._queries, self._width = fingerprint, queries, width
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._branch = max_new_tokens, branch
 
     def read(self, data: bytes) -> Frame:
         """Bytes from anywhere -> a frame of this model, all of its checks passed. Raises FrameError."""
@@ -69,45 +75,56 @@ class Service:
         """The most tokens that a request may take: for its transcript and each target, in each beam."""
         return (targets + 1) * self._max_new_tokens * beam
 
-    async def translate(self, frame: Frame, request: TranslationRequest) -> TranslationResponse:
+    async def translate(self, frame: Frame, request: TranslationRequest, salt: str = "") -> TranslationResponse:
         """The whole answer at once. `request.features` is not looked at. Raises CloudError when overloaded."""
-        async with aclosing(self.stream(frame, request)) as events:
+        async with aclosing(self.stream(frame, request, salt)) as events:
             async for event in events:
                 if event.name == "done":
                     return TranslationResponse.from_json(event.data)
         raise CloudError("engine_failed", "The server could not decode this request.", 500)
 
-    async def stream(self, frame: Frame, request: TranslationRequest) -> AsyncGenerator[Event, None]:
+    async def stream(self, frame: Frame, request: TranslationRequest, salt: str = "") -> AsyncGenerator[Event, None]:
         """The answer as it is decoded; closing the generator ends the decoding.
 
+        `salt` names who asks: the engine shares nothing between two of them (engines.base.Sampling).
         Texts come in pieces (a transcript's language is None while the model has not named it), the last event is
         `done`. Pieces of the translations come in any order.
         """
+        if self._branch == "srt" and request.from_ is None:
+            raise CloudError("source_needed", "This model must be told which language is spoken: name it.", 400)
         began = time.perf_counter()
-        audio = await asyncio.to_thread(self._audio, frame)
+        with tracing.span("projection"):
+            audio = await asyncio.to_thread(self.audio, frame)
         heard: list[int] = []
         source, tokens, shown = request.from_, 0, Deltas()
         prompt = [] if source is None else [self._text.tags[source]]
-        async with aclosing(self._generate(audio, prompt, request.beam)) as ids:
-            async for token in ids:
-                tokens += 1
-                if token in self._text.codes:
-                    source = source or self._text.codes[token]
-                    break
-                heard.append(token)
-                if delta := shown.next(self._text.read(Task.ASR, heard, source)):
-                    yield Event("transcript", {"language": source, "text": delta})
-                if circles(heard):
-                    break
-        transcript = self._text.read(Task.ASR, heard, source)
-        if rest := shown.next(transcript):
-            yield Event("transcript", {"language": source, "text": rest})
+        sampling = Sampling(self._max_new_tokens, frozenset(self._text.codes), request.beam, salt)  # a tag ends a text
+        if request.task != "caption":
+            async with aclosing(self._generate("transcript", audio, prompt, sampling)) as ids:
+                async for token in ids:
+                    if not tokens:
+                        self._first_token.observe(time.perf_counter() - began)
+                    tokens += 1
+                    if token in self._text.codes:
+                        source = source or self._text.codes[token]
+                        break
+                    heard.append(token)
+                    if delta := shown.next(self._text.read(Task.ASR, heard, source)):
+                        yield Event("transcript", {"language": source, "text": delta})
+                    if circles(heard):
+                        break
+            transcript = self._text.read(Task.ASR, heard, source)
+            if rest := shown.next(transcript):
+                yield Event("transcript", {"language": source, "text": rest})
 
-        # Silence stays silence, and a translation into the language that was spoken is the transcript.
-        translations = {code: transcript if code == source else "" for code in request.to}
-        targets = [code for code in request.to if transcript and code != source]
-        known = heard if source is None else [*heard, self._text.tags[source]]
-        async with aclosing(self._fork(audio, known, source, targets, request.beam)) as branches:
+            # Silence stays silence, and a translation into the language that was spoken is the transcript.
+            translations = {code: transcript if code == source else "" for code in request.to}
+            targets = [code for code in request.to if transcript and code != source]
+            known = heard if source is None else [*heard, self._text.tags[source]]
+        else:
+            transcript, known, targets = "", self._text.caption, request.to
+            translations = dict.fromkeys(targets, "")
+        async with aclosing(self._fork(audio, known, source, targets, sampling)) as branches:
             async for item in branches:
                 if isinstance(item, Event):
                     yield item
@@ -118,16 +135,28 @@ class Service:
         answer = TranslationResponse(source, transcript, translations, frame.id, usage)
         yield Event("done", answer.to_json())
 
-    def _audio(self, frame: Frame) -> Rows:
+    def audio(self, frame: Frame) -> Rows:
+        """A frame's rows [queries, engine.width] as the LLM reads them."""
         return self._projector(decode(frame, self._tables))
 
-    def _generate(self, audio: Rows, prompt: Sequence[int], beam: int) -> AsyncGenerator[int, None]:
-        """Decode after the audio rows and the prompt's ids; every tag ends a text."""
+    async def _generate(
+        self, name: str, audio: Rows, prompt: Sequence[int], sampling: Sampling
+    ) -> AsyncGenerator[int, None]:
+        """Decode after the audio rows and the prompt's ids. `name` is that of its span."""
         rows = np.concatenate([audio, self.engine.embed(prompt)]) if prompt else audio
-        return self.engine.generate(rows, Sampling(self._max_new_tokens, frozenset(self._text.codes), beam))
+        with tracing.span(name) as about:
+            async with aclosing(self.engine.generate(rows, sampling)) as ids:
+                async for token in ids:
+                    about["tokens"] = about.get("tokens", 0) + 1
+                    yield token
+
+    def _asked(self, known: list[int], target: str) -> list[int]:
+        """The prompt's ids of a translation: `known` is the transcript and the source's tag (config.ModelConfig)."""
+        tag = self._text.tags[target]
+        return [*known, tag] if self._branch == "smt" or known is self._text.caption else [known[-1], tag, *known, tag]
 
     async def _fork(
-        self, audio: Rows, known: list[int], source: str | None, targets: Sequence[str], beam: int
+        self, audio: Rows, known: list[int], source: str | None, targets: Sequence[str], sampling: Sampling
     ) -> AsyncGenerator[Event | _Branch, None]:
         """Translate into all targets at once: their pieces as they come, and a _Branch as each ends."""
         items: asyncio.Queue[Event | _Branch | None] = asyncio.Queue()
@@ -135,7 +164,9 @@ class Service:
         async def branch(target: str) -> None:
             ids: list[int] = []
             shown, tokens = Deltas(), 0
-            async with aclosing(self._generate(audio, [*known, self._text.tags[target]], beam)) as generated:
+            async with aclosing(
+                self._generate("translation", audio, self._asked(known, target), sampling)
+            ) as generated:
                 async for token in generated:
                     tokens += 1
                     if token in self._text.codes:

@@ -8,14 +8,17 @@ from tokenizers import Tokenizer
 
 from esrt.errors import ModelError
 from esrt.languages import LANGUAGES
-from esrt.prompts import Task, parse
+from esrt.prompts import CAPTION_TAG, Task, parse
 
 _HALF_A_CHARACTER = "\ufffd"
 _CIRCLE = 16  # tokens
 
 
 class Text:
-    """A model's tokenizer with the 102 tags. `tags`: language code -> token id; `codes`: the other way round."""
+    """A model's tokenizer with the 102 tags. `tags`: language code -> token id; `codes`: the other way round.
+
+    `caption` are the ids that ask for a caption, before its language's tag.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Raises ModelError `tags_missing` when a tag is not one token."""
@@ -29,6 +32,7 @@ class Text:
                 )
             self.tags[code] = token
         self.codes = {token: code for code, token in self.tags.items()}
+        self.caption: list[int] = tokenizer.encode(CAPTION_TAG, add_special_tokens=False).ids
 
     def read(self, task: Task, ids: Sequence[int], source: str | None, target: str | None = None) -> str:
         """The text of an answer's ids, without its tag: a transcript (ASR) or a translation (SMT)."""

@@ -254,12 +254,6 @@ def test_the_table_of_a_long_sound() -> None:
     assert rows["same texts as the segment alone"] == "20 of 20 drawn at random"
 
 
-def test_a_cloud_that_does_not_start(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught, long.cloud(str(tmp_path / "none"), tmp_path / "log.txt"):
-        pass
-    assert refused(caught) == "cloud_failed" and "esrt serve ended with 2" in str(caught.value)
-
-
 def test_speech_of_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert sounds.speech(5).shape == (5 * SAMPLE_RATE,) and sounds.speech(45).shape == (45 * SAMPLE_RATE,)

@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from esrt.cloud.app import DEFAULT_LIMITS, create_app
+from esrt.cloud.connections import Connection
 from esrt.cloud.edge_files import EdgeFiles
 from esrt.cloud.engines import keyvalues, transformers
 from esrt.cloud.engines.base import Rows
@@ -222,7 +223,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
         cache = cache or MemoryCache(1 << 20, 3600)
         listener = socket.create_server(("127.0.0.1", 0))
         app = create_app(service, cache, None if keys is None else lambda: keys, card, files, limits)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+        config = uvicorn.Config(app, log_level="warning", server_header=False, http=Connection, ws="none")
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started or not service.engine.ready:

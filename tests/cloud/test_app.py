@@ -141,8 +141,8 @@ def test_metrics(ann: httpx.Client, frame_of: Any) -> None:
     lines = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
     assert float(lines['esrt_requests_total{route="/v1/translations",status="200"}']) >= 1
     assert float(lines['esrt_request_seconds_count{route="/v1/translations"}']) >= 1
-    assert float(lines["esrt_frame_bytes_total"]) >= 520
-    assert float(lines["esrt_tokens_total"]) > 0
+    assert float(lines['esrt_frame_bytes_total{tenant="ann"}']) >= 520
+    assert float(lines['esrt_tokens_total{tenant="ann"}']) > 0
     assert float(lines["esrt_cache_bytes"]) >= 480
     assert "esrt_engine_load" in lines
 

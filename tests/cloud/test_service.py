@@ -28,6 +28,7 @@ class Scripted:
 
     width = 4
     ready = True
+    failed = False
     load = 0
 
     def __init__(self, answers: dict[int, list[int]], fails: int | None = None) -> None:

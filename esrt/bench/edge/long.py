@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import wave
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from esrt.audio.segments import Segment
 from esrt.bench.edge import child, devices
 from esrt.bench.edge.sounds import examples
 from esrt.bench.page import machine, table
+from esrt.bench.server import serving
 from esrt.config import SAMPLE_RATE
 from esrt.edge import pipeline
 from esrt.edge.client import Client
@@ -34,7 +31,6 @@ TO = ["eng"]
 SAMPLE = 20  # segments that are translated alone, too
 PAUSES = (0.3, 6.0)  # seconds between two clips: shorter ones join them into one segment
 _FULL = 32768.0
-_LISTENS = re.compile(r"listening on (http://[^\s,]+)")
 
 
 def clips(manifest: Path | None) -> list[str]:
@@ -73,22 +69,6 @@ def piece(file: Path, start: float, end: float) -> Samples:
     return values.astype(np.float32) / np.float32(_FULL)
 
 
-@contextmanager
-def cloud(model: str, log: Path) -> Iterator[str]:
-    """The address of an `esrt serve` of its own. Raises UsageError `cloud_failed`."""
-    command = [sys.executable, "-m", "esrt", "serve", "--no-auth", "--port", "0", "--model", model]
-    with log.open("wb") as stderr, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr) as server:
-        try:
-            while (found := _LISTENS.search(log.read_text(encoding="utf-8"))) is None:
-                if server.poll() is not None:
-                    last = next(iter(reversed(log.read_text(encoding="utf-8").strip().splitlines())), "")
-                    raise UsageError("cloud_failed", f"esrt serve ended with {server.returncode}: {last}")
-                time.sleep(0.1)
-            yield found[1]
-        finally:
-            server.terminate()
-
-
 def alone(url: str, file: Path, found: Sequence[dict[str, Any]]) -> int:
     """How many of a random sample of segments get the same texts when they are cut out and translated by themselves."""
     same = 0
@@ -121,19 +101,19 @@ def run(model: str, manifest: Path | None, minutes: float) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "long.wav"
         compose(clips(manifest), minutes, file)
-        with cloud(model, Path(scratch) / "cloud.txt") as url:
-            with Client(url) as client:
+        with serving(model) as server:
+            with Client(server.url) as client:
                 client.download_edge()  # else its time would count
             began, found = time.perf_counter(), []
             form = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
             with tqdm(total=round(60 * minutes), desc="long", mininterval=10, bar_format=form) as bar:
-                for one in child.run(devices.client, url=url, file=str(file), to=TO):
+                for one in child.run(devices.client, url=server.url, file=str(file), to=TO):
                     found.append(one)
                     bar.update(round(one["end"]) - bar.n)
             seconds = time.perf_counter() - began
             if not found:
                 raise UsageError("no_speech", f"{minutes:g} minutes held no segment: take more of --minutes.")
-            same = alone(url, file, found)
+            same = alone(server.url, file, found)
     return "\n\n".join(
         [
             report(found, minutes, seconds, same),

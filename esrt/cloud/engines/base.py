@@ -14,11 +14,16 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one answer is decoded: at most `max_new_tokens`, ended early by EOS or by one of `stop_ids`."""
+    """How one answer is decoded: at most `max_new_tokens`, ended early by EOS or by one of `stop_ids`.
+
+    Work that was done for one `salt` is never used for another: who has a salt of its own cannot learn from the time of
+    an answer what others have asked.
+    """
 
     max_new_tokens: int = 200
     stop_ids: frozenset[int] = frozenset()
     beam: int = 1
+    salt: str = ""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.beam < 1:
@@ -39,6 +44,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def failed(self) -> bool:
+        """True when the engine has ended by itself: it never answers again, and its process should make room."""
+        ...
+
+    @property
     def load(self) -> int:
         """Requests that wait or are being decoded."""
         ...
@@ -51,7 +61,8 @@ class Engine(Protocol):
         """Continue `rows` [n, width]; the token ids come as they are decoded.
 
         A stop id is yielded as the last token, EOS is not. Closing the generator ends the decoding.
-        Raises CloudError `overloaded` when too many requests wait, `not_ready` when the engine is closed.
+        Raises CloudError `overloaded` when too many requests wait, `not_ready` when the engine is closed or has failed,
+        `beam_not_supported` where the engine has no beam search.
         """
         ...
 

@@ -43,10 +43,25 @@ def forward(llm: Any, rows: Tensor, kv: KeyValues | None) -> tuple[Tensor, KeyVa
 
     Returns the logits after the last row [batch, vocabulary], and the longer cache (`kv` itself is used up).
     """
+    logits, kv = extend(llm, rows, kv, 1)
+    return logits[:, -1], kv
+
+
+def extend(
+    llm: Any, rows: Tensor, kv: KeyValues | None, keep: int, counts: Tensor | None = None
+) -> tuple[Tensor, KeyValues]:
+    """As `forward`, with the logits after the last `keep` rows [batch, keep, vocabulary].
+
+    Of the rows of each sequence the last `counts` [batch] are its own, and those before them leave holes.
+    """
     batch, count, _ = rows.shape
     if kv is None:
         kv = KeyValues(DynamicCache(), torch.empty(batch, 0, dtype=torch.long, device=rows.device))
-    queries = kv.lengths[:, None] + torch.arange(count, device=rows.device)
+    order = torch.arange(count, device=rows.device)
+    queries = kv.lengths[:, None] + order
+    if counts is not None:
+        queries = queries - (count - counts)[:, None]
+        queries = queries.masked_fill(order < (count - counts)[:, None], HOLE)
     slots = torch.cat([kv.positions, queries], dim=1)
     seen = slots[:, None, None, :] <= queries[:, None, :, None]
     near = slots[:, None, None, :] > queries[:, None, :, None] - llm.config.sliding_window
@@ -56,9 +71,9 @@ def forward(llm: Any, rows: Tensor, kv: KeyValues | None) -> tuple[Tensor, KeyVa
         position_ids=queries,
         past_key_values=kv.cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=keep,
     )
-    return output.logits[:, -1], KeyValues(output.past_key_values, slots)
+    return output.logits, KeyValues(output.past_key_values, slots)
 
 
 def _additive(allowed: Tensor, rows: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Sequences already decoded, kept for a while so that what continues them is not computed again.
 
 A transcript and its translations share everything up to the target's tag: forking N targets then costs two rows each
-instead of the whole prompt. Only a sequence of exactly the same rows can match, so nothing leaks between features.
+instead of the whole prompt. Only a sequence of exactly the same rows and the same salt can match, so nothing leaks
+between features, and nobody learns by a stopwatch whether another tenant has the same.
 """
 
 from __future__ import annotations
@@ -20,28 +21,35 @@ class Prefixes:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[int, tuple[Rows, KeyValues]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[str, Rows, KeyValues]] = OrderedDict()
         self._next = 0
 
-    def put(self, rows: Rows, kv: KeyValues) -> None:
+    def put(self, salt: str, rows: Rows, kv: KeyValues) -> None:
         """Keep one sequence: the rows [n, width] it was fed and its cache of batch 1 and n slots."""
-        self._entries[self._next] = (rows, kv)
+        self._entries[self._next] = (salt, rows, kv)
         self._next += 1
         self._bytes += kv.bytes
         while self._bytes > self._max_bytes:
-            _, (_, oldest) = self._entries.popitem(last=False)
+            _, (_, _, oldest) = self._entries.popitem(last=False)
             self._bytes -= oldest.bytes
 
-    def longest(self, rows: Rows) -> KeyValues | None:
+    def longest(self, salt: str, rows: Rows) -> KeyValues | None:
         """A copy of the longest kept start of `rows` [n, width], at most n - 1 rows of it; None if there is none."""
         best, where = 0, -1
-        for key, (kept, _) in self._entries.items():
-            count = min(len(kept), len(rows) - 1)
-            same = (kept[:count] == rows[:count]).all(axis=1)
-            shared = count if same.all() else int(np.argmin(same))
-            if shared > best:
-                best, where = shared, key
+        for key, (whose, kept, _) in self._entries.items():
+            if whose != salt or not np.array_equal(kept[0], rows[0]):  # the first row tells most clips apart
+                continue
+            count = shared(kept, rows, len(rows) - 1)
+            if count > best:
+                best, where = count, key
         if not best:
             return None
         self._entries.move_to_end(where)
-        return start(self._entries[where][1], 0, best)
+        return start(self._entries[where][2], 0, best)
+
+
+def shared(a: Rows, b: Rows, most: int) -> int:
+    """How many rows `a` [n, width] and `b` [m, width] have in common from the start, at most `most`."""
+    count = min(len(a), len(b), most)
+    same = (a[:count] == b[:count]).all(axis=1)
+    return count if same.all() else int(np.argmin(same))

@@ -10,7 +10,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +23,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
+from esrt.cloud.engines.verify import KEPT_SECONDS, Checker, Ranks
+from esrt.cloud.metrics import engine_batch, engine_queue
 from esrt.errors import CloudError, where
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class _Request:
         self.rows = rows
         self.sampling = sampling
         self.tokens: list[int] = []
+        self.asked = time.monotonic()
         self.forked = False  # it started from a kept prefix, so nothing new is worth keeping of it
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
@@ -81,13 +85,16 @@ class TransformersEngine:
         weight = next(llm.parameters())
         self._device, self._dtype = weight.device, weight.dtype
         self._width = int(model.config.hidden_size)
-        self._eos_ids = frozenset(eos_ids)
+        self.eos_ids = frozenset(eos_ids)
         self._max_batch, self._max_wait = max_batch, max_wait
         self._waiting: queue.Queue[_Request | None] = queue.Queue(max_queue)
         self._joining: list[_Request] = []
         self._running: list[_Request] = []
         self._kv: KeyValues | None = None
         self._prefixes = Prefixes(prefix_bytes)
+        self._checker = Checker(model, weight, max_batch)
+        self._queue_seconds, self._batch = engine_queue(), engine_batch()
+        self.collectors = [self._queue_seconds, self._batch]
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="esrt-engine", daemon=True)
@@ -100,6 +107,10 @@ class TransformersEngine:
     @property
     def ready(self) -> bool:
         return self._ready.is_set() and not self._closing.is_set()
+
+    @property
+    def failed(self) -> bool:
+        return not self._thread.is_alive() and not self._closing.is_set()
 
     @property
     def load(self) -> int:
@@ -131,12 +142,31 @@ class TransformersEngine:
         finally:
             request.cancelled = True
 
+    async def verify(self, key: Hashable, rows: Rows, block: Sequence[int]) -> Ranks:
+        """How likely the ids `block`, whose rows are the last of `rows` [n, width], are where they stand.
+
+        The keys and values are kept for a while under `key`. Raises CloudError as `generate`.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._width or not 0 < len(block) < len(rows):
+            raise ValueError(f"{len(block)} ids at the end of rows of shape {rows.shape}")
+        # Not behind the answers that wait for a place in the batch: a device waits for each of these.
+        answer = self._checker.put(key, np.ascontiguousarray(rows, dtype=np.float32), block)
+        self._wake()
+        if self._closing.is_set():
+            answer.cancel()
+            raise _closed()
+        asyncio.get_running_loop().call_later(KEPT_SECONDS + 1, self._wake)  # what is too old by then is forgotten
+        return await answer
+
     async def close(self) -> None:
         self._closing.set()
-        # Wakes a worker that waits for requests; one that does not wait sees `_closing` after its step.
-        if not self._waiting.full():
-            self._waiting.put_nowait(None)
+        self._wake()
         await asyncio.to_thread(self._thread.join)
+
+    def _wake(self) -> None:
+        """End the wait for requests; a worker that does not wait looks for all there is after its step."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
 
     # Everything below runs in the worker thread.
 
@@ -152,6 +182,7 @@ class TransformersEngine:
                 self._running.append(request)
         for request in self._running:
             request.put(_closed())
+        self._checker.fail(_closed(), waiting=True)
 
     def _guard(self, action: Callable[[], None]) -> None:
         """Run one step; if it fails, all requests in it fail, and the worker goes on with the next ones."""
@@ -159,8 +190,10 @@ class TransformersEngine:
             action()
         except Exception as error:
             log.error("engine: %s", where(error))
+            failed = CloudError("engine_failed", "The server could not decode this request.", 500)
             for request in {*self._running, *self._joining}:
-                request.put(CloudError("engine_failed", "The server could not decode this request.", 500))
+                request.put(failed)
+            self._checker.fail(failed)
             self._running, self._kv = [], None
 
     def _warm_up(self) -> None:
@@ -188,9 +221,11 @@ class TransformersEngine:
                 break
             if not request.cancelled:
                 joining.append(request)
+                self._queue_seconds.observe(time.monotonic() - request.asked)
         return joining
 
     def _round(self) -> None:
+        self._checker.run()
         keep = [i for i, request in enumerate(self._running) if not request.cancelled]
         self._running, self._kv = _only(keep, self._running, self._kv)
         for request in self._joining:
@@ -198,12 +233,13 @@ class TransformersEngine:
                 self._beam(request)
         self._join([request for request in self._joining if request.sampling.beam == 1])
         if self._kv is not None:
+            self._batch.observe(len(self._running))
             newest = torch.tensor([[request.tokens[-1]] for request in self._running], device=self._device)
             self._running, self._kv = self._advance(self._running, self._embedding(newest), self._kv)
 
     def _join(self, joining: list[_Request]) -> None:
         """Feed the prompts, those with equally many new rows together, and put them beside the running sequences."""
-        known = {request: self._prefixes.longest(request.rows) for request in joining}
+        known = {request: self._prefixes.longest(request.sampling.salt, request.rows) for request in joining}
 
         def new_rows(request: _Request) -> tuple[bool, int]:
             prefix = known[request]
@@ -228,12 +264,13 @@ class TransformersEngine:
         """One forward pass: every request gets its next token. Returns those that go on, with their cache."""
         logits, kv = forward(self._llm, rows, kv)
         tokens: list[int] = logits.argmax(-1).tolist()
-        goes_on = [request.take(token, self._eos_ids) for request, token in zip(requests, tokens, strict=True)]
+        goes_on = [request.take(token, self.eos_ids) for request, token in zip(requests, tokens, strict=True)]
         for i, request in enumerate(requests):
             if not goes_on[i] and not request.forked:
                 length = int(kv.lengths[i])
                 fed = request.tokens[: length - len(request.rows)]
-                self._prefixes.put(np.concatenate([request.rows, self.embed(fed)]), start(kv, i, length))
+                rows_fed = np.concatenate([request.rows, self.embed(fed)])
+                self._prefixes.put(request.sampling.salt, rows_fed, start(kv, i, length))
         return _only([i for i, alive in enumerate(goes_on) if alive], requests, kv)
 
     def _beam(self, request: _Request) -> None:
@@ -243,8 +280,8 @@ class TransformersEngine:
             num_beams=request.sampling.beam,
             do_sample=False,
             max_new_tokens=request.sampling.max_new_tokens,
-            eos_token_id=sorted(self._eos_ids | request.sampling.stop_ids),
-            pad_token_id=min(self._eos_ids),
+            eos_token_id=sorted(self.eos_ids | request.sampling.stop_ids),
+            pad_token_id=min(self.eos_ids),
         )
         ended = StoppingCriteriaList([_Abandoned(request, self._closing)])
         mask = torch.ones(rows.shape[:2], dtype=torch.long, device=self._device)
@@ -252,7 +289,7 @@ class TransformersEngine:
             inputs_embeds=rows, attention_mask=mask, generation_config=settings, stopping_criteria=ended
         )
         for token in output[0].tolist():
-            if not request.take(token, self._eos_ids):
+            if not request.take(token, self.eos_ids):
                 return
         request.put(None)
 

@@ -34,6 +34,15 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _TENANT = re.compile(r"[0-9a-f]{64}")
 
 
+def steady_clock() -> Callable[[], float]:
+    """Seconds since the epoch by a clock that nobody sets: the wall's when this is called, and what has passed since.
+
+    A wall clock that is put back would keep frames for longer than was promised.
+    """
+    began = time.time() - time.monotonic()
+    return lambda: began + time.monotonic()
+
+
 class DiskCache:
     """The most recently used frames, at most `max_bytes` of files; `clock` gives seconds since the epoch.
 
@@ -41,11 +50,13 @@ class DiskCache:
     neither the event loop nor any other thread, and no two jobs meet in one file.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, retention: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, retention: float, clock: Callable[[], float] | None = None
+    ) -> None:
         """Take the folder, and what an earlier server left in it. Raises UsageError `bad_cache`, `cache_in_use`."""
         self.retention = retention
         self._folder = folder
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._ledger = Ledger(max_bytes, retention)
         self._trouble = Trouble("the feature cache's disk takes no more")
         self._lock = FileLock(folder / ".lock", timeout=0, mode=0o600, thread_local=False)

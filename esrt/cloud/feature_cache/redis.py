@@ -7,6 +7,7 @@ How much Redis keeps is its own setting: `maxmemory`, with `maxmemory-policy all
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -39,12 +40,17 @@ class RedisCache:
     total_bytes = 0  # none in this process
 
     def __init__(self, url: str, retention: float) -> None:
-        """Connects when it is first asked. Raises UsageError `bad_cache` where `url` is not a Redis' address."""
+        """Connects when it is first asked. Raises UsageError `bad_cache` where `url` is not a Redis' address.
+
+        A password that is not in `url` is that of the environment, REDISCLI_AUTH, as for Redis' own tools: a command
+        line can be read by everybody on a machine.
+        """
         self.retention = retention
         self._milliseconds = max(1, round(retention * 1000))
         try:
             self._redis = aioredis.Redis.from_url(
                 url,
+                password=os.environ.get("REDISCLI_AUTH"),  # what stands in the URL comes before
                 socket_timeout=TIMEOUT_SECONDS,
                 socket_connect_timeout=TIMEOUT_SECONDS,
                 retry=Retry(NoBackoff(), 0),

@@ -72,13 +72,18 @@ class RedisProcess:
         self.process.send_signal(signal.SIGSTOP)
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    """A running Redis of this test alone."""
+def start_redis(folder: Path) -> RedisProcess:
+    """A running Redis that may write into this folder. Skips the test where there is none to run."""
     unpacked = Path(sys.prefix) / "redis" / "usr" / "bin" / "redis-server"
     installed = shutil.which("redis-server")
     if installed is None and not unpacked.exists():
         pytest.skip("redis-server is not here: `make test` unpacks it on Debian")
-    server = RedisProcess(Path(installed) if installed else unpacked, tmp_path)
+    return RedisProcess(Path(installed) if installed else unpacked, folder)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A running Redis of this test alone."""
+    server = start_redis(tmp_path)
     yield server
     server.kill()

@@ -253,3 +253,22 @@ def test_many_at_once(tmp_path: Path, frame: MakeFrame) -> None:
     began = time.perf_counter()
     asyncio.run(main())
     assert time.perf_counter() - began < 30
+
+
+@pytest.mark.parametrize("jump", [86400.0, -86400.0])
+def test_a_wall_clock_that_is_set(
+    tmp_path: Path, frame: MakeFrame, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Frames are kept for as long as was promised, no shorter and no longer, whatever the clock on the wall says."""
+    real = time.time
+
+    async def main() -> None:
+        cache = DiskCache(tmp_path, 1000, 2.0)
+        await cache.put("ann", frame(1))
+        monkeypatch.setattr(time, "time", lambda: real() + jump)
+        assert await cache.get("ann", frame(1).id) == frame(1)
+        await asyncio.sleep(2.1)
+        assert await cache.get("ann", frame(1).id) is None and not files(tmp_path)
+        await cache.close()
+
+    asyncio.run(main())

@@ -54,6 +54,25 @@ def test_redis_forgets_in_time(redis: Any, frame: MakeFrame) -> None:
     asyncio.run(main())
 
 
+def test_a_password_of_the_environment(redis: Any, frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not stand on the command line, where everybody can read it; one in the URL comes first."""
+    assert redis.say("CONFIG", "SET", "requirepass", "open-sesame") == "+OK"
+    address = redis.url.removeprefix("redis://")
+
+    async def put(url: str) -> str:
+        cache = open_cache(url, 1000, 60)
+        stored = await cache.put("ann", frame(1))
+        await cache.close()
+        return stored
+
+    assert asyncio.run(put(redis.url)) == "refused"
+    monkeypatch.setenv("REDISCLI_AUTH", "open-sesame")
+    assert asyncio.run(put(redis.url)) == "new"
+    assert asyncio.run(put(f"redis://:wrong@{address}")) == "refused"
+    monkeypatch.setenv("REDISCLI_AUTH", "wrong")
+    assert asyncio.run(put(f"redis://:open-sesame@{address}")) == "again"
+
+
 def test_killed_and_back_again(
     redis: Any, frame: MakeFrame, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,61 @@
+"""Connections, before there is a request on them: who sends none is not waited for, and there are not too many."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import cache
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+if sys.platform != "win32":
+    import resource
+
+HEAD_SECONDS = 10.0
+"""For the whole head of a request, from the connection or from the head's first byte on one that is used again."""
+MOST_FILES, SPARE_FILES = 1 << 16, 128
+"""That the process opens at most, and those of them that are for other things than connections."""
+
+
+class Connection(H11Protocol):
+    """uvicorn's own, in pure Python wherever it runs, with an end to silence: it closes one without a request."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > most():
+            transport.abort()  # its client finds the door closed, and comes again
+        else:
+            self._late = self.loop.call_later(HEAD_SECONDS, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request, whatever its type says
+        if cycle is not None and not cycle.response_complete:
+            self._in_time()
+        elif self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+@cache
+def most() -> int:
+    """Connections at once: as many as the process may have open files. It takes all that its hard limit gives it."""
+    if sys.platform == "win32":
+        return MOST_FILES
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(1, files - SPARE_FILES)

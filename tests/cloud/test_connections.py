@@ -1,0 +1,102 @@
+"""Connections on which no request comes, or not all of its head, and too many of them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import pytest
+from transformers import Gemma3ForCausalLM
+
+from esrt.cloud import connections
+from esrt.cloud.service import Service
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def server(
+    serve: Callable[..., AbstractContextManager[Any]],
+    make_service: Callable[..., Service],
+    talking: Gemma3ForCausalLM,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with serve(make_service(talking)) as running:
+        yield running
+
+
+def connect(server: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the server closes it; what it may still have to say is read before."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEAD, HEAD + b"\r\n" + HEAD], ids=["none", "letter", "head", "second"])
+def test_silence_is_ended(server: Any, sent: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert ended(connection)
+    assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_a_head_that_comes_in_drops_is_ended(server: Any) -> None:
+    """Each byte in time, and never the whole: the time is that of the head, not of its next byte."""
+    with connect(server) as connection:
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() - began < PATIENCE:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+
+
+def test_who_speaks_is_left_alone(server: Any, frame_of: Callable[..., bytes]) -> None:
+    """A body may take longer than a head, and between two requests a connection rests."""
+    frame = frame_of(1)
+    with connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.8)
+        head = f"PUT /v1/features/{frame[-16:].hex()} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(frame)}\r\n\r\n"
+        connection.sendall(head.encode() + frame[:100])
+        time.sleep(1)
+        connection.sendall(frame[100:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201")
+
+
+def test_only_so_many_connections(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
+    monkeypatch.setattr(connections, "most", lambda: 2)
+    with connect(server), connect(server) as second:
+        second.sendall(HEAD + b"\r\n")
+        assert second.recv(65536).startswith(b"HTTP/1.1 200")
+        with connect(server) as third:
+            assert ended(third)
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        try:
+            assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+            return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    pytest.fail("the places of those who left are not free again")
+
+
+def test_there_is_always_room_for_somebody() -> None:
+    assert connections.most() >= 1
