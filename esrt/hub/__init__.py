@@ -16,7 +16,7 @@ from pathlib import Path
 
 from esrt.config import PRESETS, ModelConfig
 from esrt.errors import ESRTError, ModelError
-from esrt.hub import build, huggingface
+from esrt.hub import build, huggingface, release
 from esrt.model import manifest
 
 Progress = Callable[[str, float], None]
@@ -32,14 +32,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "esrt"
 
 
-def resolve(name: str, progress: Progress | None = None) -> Path:
+def resolve(name: str, progress: Progress | None = None, trust_remote_code: bool = False) -> Path:
     """The folder of a model that is ready to run (its files: esrt.model.checkpoint), each checked by its SHA-256.
 
     `progress(what, share)` is told of long steps, with a share of 0 to 1. A damaged or interrupted cache is built anew.
+    A release of other people's that brings code (`hub.release`) is built with `trust_remote_code` only, once.
     Raises ModelError: model_not_found, model_not_trained, model_damaged (a folder or package of the user's own),
-    hub_unreachable, hub_refused, hub_not_found, base_missing, package_missing, cache_not_writable.
+    hub_unreachable, hub_refused, hub_not_found, base_missing, package_missing, cache_not_writable, remote_code,
+    release_differs.
     """
     source = _locate(name)
+    if release.is_release(source):
+        return _released(name, source, progress or _silent, trust_remote_code)
     if is_ready(source):
         manifest.check(source)
         return source
@@ -61,6 +65,11 @@ def base(weights: str, progress: Progress | None = None) -> Path:
         tell("ready", 1.0)
 
     return _cached(_base_folder(weights), run, progress or _silent)
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache: as it is, or with what `make` writes into an empty one. Raises ModelError."""
+    return _cached(cache_dir() / "models" / name, lambda work, _: make(work), _silent)
 
 
 def is_ready(folder: Path) -> bool:
@@ -100,12 +109,30 @@ def _locate(name: str, *, fetch: bool = True) -> Path:
             f"{name} has a shape but no trained weights yet: train it, or name a folder that has them.",
         )
     if _REPOSITORY.fullmatch(name) and fetch:
-        return huggingface.fetch(name)
+        found = huggingface.fetch(name, release.DESCRIPTION)
+        return found if release.is_release(found) else huggingface.fetch(name)
     raise ModelError(
         "model_not_found",
         f"There is no model {name!r}: name a folder, a repository of Hugging Face (owner/name), or one of "
         f"{', '.join(PRESETS)}.",
     )
+
+
+def _released(name: str, source: Path, progress: Progress, trusted: bool) -> Path:
+    """The ready form of a release, whose code runs only to build it."""
+    target = cache_dir() / "models" / f"{_safe(Path(name).name)}-{release.key(source)}"
+    if not trusted and not _is_whole(target):
+        raise release.untrusted(name)
+
+    def make(work: Path, tell: Progress) -> None:
+        whole = source if Path(name).expanduser().is_dir() else huggingface.fetch(name)
+        release.make_ready(name, whole, work, tell)
+
+    return _cached(target, make, progress)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)[:60]
 
 
 def _built(source: Path) -> Path:
@@ -116,8 +143,7 @@ def _built(source: Path) -> Path:
     except OSError as error:
         raise ModelError("model_damaged", f"{source} has no {manifest.MANIFEST}: save or fetch it anew.") from error
     key = hashlib.sha256(b"%d\n" % build.BUILD + listed).hexdigest()[:12]
-    safe = re.sub(r"[^\w.-]", "-", config.name)[:60]
-    return cache_dir() / "models" / f"{safe}-{key}"
+    return cache_dir() / "models" / f"{_safe(config.name)}-{key}"
 
 
 def _base_folder(weights: str) -> Path:

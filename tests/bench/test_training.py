@@ -14,9 +14,9 @@ from esrt.bench.chart import line_chart
 from esrt.bench.training import ablation, arms, score, starts, throughput
 from esrt.bench.training.__main__ import PAGE, SECTIONS, main
 from esrt.bench.training.memory import Watched
-from esrt.bench.training.whisper import Whisper
 from esrt.config import PRESETS
 from esrt.errors import UsageError
+from esrt.evaluate.baselines.whisper import Whisper
 from esrt.train.loop import Trainer
 from esrt.train.manifest import Row
 from tests.train.conftest import RECIPE, make_features, tiny_trainer
@@ -148,10 +148,10 @@ def test_scores_of_a_manifest() -> None:
 
 
 def test_whisper_translates(examples: Path) -> None:
-    whisper = Whisper(PRESETS["ESRT-270M"].encoder)
+    whisper = Whisper(PRESETS["ESRT-270M"].encoder.weights)
     heard = whisper.hear([load(examples / "spanish.flac"), load(examples / "french.flac")])
     assert [one.source for one in heard] == ["spa", "fra"]
-    assert all(one.english for one in heard)
+    assert all(one.text for one in heard)
     assert len(whisper.never) > 80
 
 

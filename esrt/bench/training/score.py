@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from esrt.audio.io import load
 from esrt.bench.page import machine, table
-from esrt.bench.training.whisper import Whisper
 from esrt.cloud.load import load_service
 from esrt.config import WINDOW_SAMPLES, ModelConfig
 from esrt.edge import pipeline
 from esrt.edge.encoder import Encoder
+from esrt.evaluate.baselines.whisper import Whisper
 from esrt.train.examples import plain
 from esrt.train.manifest import Row, read_manifest
 from esrt.translator import LocalCloud, prepare
@@ -99,13 +99,13 @@ def ours(folder: Path, clips: Sequence[Clip], codec: str, beam: int, edge: Path 
 
 def whispers(config: ModelConfig, clips: Sequence[Clip]) -> list[Answer]:
     """What the encoder's own Whisper makes of the clips in English; it is not told the language either."""
-    whisper = Whisper(config.encoder)
+    whisper = Whisper(config.encoder.weights)
 
     def answers() -> Iterator[Answer]:
         for first in tqdm(range(0, len(clips), BATCH), desc="Whisper", disable=None):
             waves = [load(clip.audio)[:WINDOW_SAMPLES] for clip in clips[first : first + BATCH]]
             for heard in whisper.hear(waves):
-                yield Answer(heard.source, "", {ENGLISH: heard.english})
+                yield Answer(heard.source, "", {ENGLISH: heard.text})
 
     return list(answers())
 
