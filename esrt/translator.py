@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from esrt import languages
 from esrt.audio.io import Sound
 from esrt.audio.segments import Audio, Segment
 from esrt.audio.segments import segments as cut
@@ -20,11 +21,18 @@ from esrt.edge import pipeline
 from esrt.edge.encoder import Encoder, Timing
 from esrt.errors import UsageError
 from esrt.wire.schemas import TranslationRequest, TranslationResponse
+from esrt.wire.verification import Verdict, VerificationRequest
 
 if TYPE_CHECKING:
     from esrt.cloud.service import Service
+    from esrt.cloud.verifications import Verifications
+    from esrt.decoding.ugsd import Settings
 
 Answer = TypeVar("Answer")
+
+
+UNREACHABLE_SECONDS = 1.0
+"""For which a device that drafts tries to reach its cloud: it can go on alone, and does not wait as one that cannot."""
 
 
 class Cloud(pipeline.Sends, Protocol):
@@ -41,7 +49,8 @@ class Translator:
     def __init__(self, model: str = "ESRT-270M", codec: str = "int8", timing: Timing = "fast") -> None:
         """Load both halves of a model (a name or a folder); the first time its base weights are fetched and converted.
 
-        `codec` is how the tensor between the halves is packed: int8 or bf16; `timing` the encoder's. Raises ModelError.
+        `codec` is how the tensor between the halves is packed: bf16, int8, int4, rvq32, rvq16 or rvq8, from the largest
+        to the smallest; `timing` the encoder's. Raises ModelError.
         """
         from esrt.cloud.load import load_service
 
@@ -61,6 +70,33 @@ class Translator:
             encoder = client.encoder(lambda done, size: show("fetching the device's half", done / size))
         translator = cls.__new__(cls)
         translator._set(encoder, client, codec)
+        return translator
+
+    @classmethod
+    def drafting(
+        cls,
+        drafter: str,
+        url: str,
+        settings: Settings,
+        key: str | None = None,
+        codec: str = "int8",
+        timing: Timing = "fast",
+        patience: float = 10.0,
+    ) -> Translator:
+        """UGSD: a drafter (a model's name or folder) writes here, and the cloud at `url` checks what it is unsure of.
+
+        Nothing is sent before that. A cloud that is gone, or takes longer than `patience` seconds for a check, is said
+        in each result's `drafting`. The drafter runs on torch. Raises ModelError, UsageError.
+        """
+        from esrt.decoding import drafter as drafters
+        from esrt.decoding.speech import Speculative
+        from esrt.edge.client import Client
+
+        folder = prepare(drafter)
+        client = Client(url, key, timeout=patience, patience=UNREACHABLE_SECONDS)
+        translator = cls.__new__(cls)
+        encoder = Encoder(folder / "edge.onnx", timing=timing)
+        translator._set(encoder, Speculative(drafters.load(folder), client, settings), codec)
         return translator
 
     def _set(self, encoder: Encoder, cloud: Cloud, codec: str) -> None:
@@ -113,11 +149,53 @@ class Translator:
         self.close()
 
 
+class OfflineTranslator:
+    """A whisperM2M that translates alone, with no network and no cloud's half; it is used like a Translator."""
+
+    def __init__(self, model: str) -> None:
+        """Load a model: a folder that `esrt m2m train` wrote, or its name in the cache. Raises ModelError."""
+        from esrt.m2m.offline import Offline
+
+        self._model = Offline(model)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """8 bytes that name the model."""
+        return self._model.fingerprint
+
+    def segments(
+        self,
+        audio: Audio,
+        to: Sequence[str] = (),
+        source: str | None = None,
+        done: Sequence[pipeline.SegmentResult] = (),
+    ) -> Generator[pipeline.SegmentResult, None, None]:
+        """As `Translator.segments`. Raises UsageError `offline_language` for one that the model does not know."""
+        targets = list(dict.fromkeys(languages.get(code).code for code in to))
+        named = languages.get(source).code if source is not None else None
+        self._model.check([*targets, *([named] if named else [])])
+        opened = audio if isinstance(audio, Sound | np.ndarray) else Sound(audio)
+
+        def results() -> Generator[pipeline.SegmentResult, None, None]:
+            with closing(_after(done, cut(opened))) as spoken:
+                for segment in spoken:
+                    found, texts = self._model.translate(segment.samples, targets, named)
+                    translations = {code: texts[code] for code in targets}
+                    yield pipeline.SegmentResult(segment.start, segment.end, found, texts[found], translations)
+
+        return _warning(results(), opened, owned=opened is not audio)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class LocalCloud:
     """The cloud's service in this process: takes the same bytes as a server does, and checks them the same way."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._verifications: Verifications | None = None
+        self.bytes_sent = self.bytes_received = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="esrt-cloud", daemon=True)
         self._thread.start()
@@ -128,6 +206,14 @@ class LocalCloud:
         """The answer to one frame. Raises FrameError, CloudError."""
         request = TranslationRequest("", to, source, task)
         return self._wait(self._service.translate(self._service.read(frame), request))
+
+    def verify(self, frame: bytes, request: VerificationRequest) -> Verdict:
+        """The verdict on a block that was drafted from `frame`. Raises FrameError, UsageError, CloudError."""
+        from esrt.cloud.verifications import Verifications
+
+        if self._verifications is None:
+            self._verifications = Verifications(self._service)
+        return self._wait(self._verifications.verify("", self._service.read(frame), request))
 
     def close(self) -> None:
         """Stop the engine and the event loop."""
@@ -171,12 +257,12 @@ def _warning(
         warnings.warn(str(audio.damage), stacklevel=2)
 
 
-def prepare(name: str) -> Path:
+def prepare(name: str, trust_remote_code: bool = False) -> Path:
     """The folder of a model (a name or a folder) that is ready to run, built first where need be. Raises ModelError."""
     from esrt import hub
 
     with bar() as show:
-        return hub.resolve(name, show)
+        return hub.resolve(name, show, trust_remote_code)
 
 
 @contextmanager

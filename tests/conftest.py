@@ -18,14 +18,12 @@ _LISTENS = re.compile(r"listening on (https?://[^\s]+:(\d+))")
 class Server:
     """One `esrt serve` or `esrt sidecar` process; `url` once it answers."""
 
-    def __init__(self, log: Path, *command: str) -> None:
+    def __init__(self, log: Path, *command: str, python: str = sys.executable) -> None:
         self._log = log
         self._log.touch()
         begun = len(log.read_bytes())
         with log.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "esrt", *command], stdout=subprocess.DEVNULL, stderr=stderr
-            )
+            self.process = subprocess.Popen([python, "-m", "esrt", *command], stdout=subprocess.DEVNULL, stderr=stderr)
         self.url, self.port = self._wait(begun)
 
     def _wait(self, begun: int) -> tuple[str, int]:
@@ -93,9 +91,9 @@ def start_server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Starts `esrt serve` with the given options; what still runs at the end is killed."""
     servers: list[Server] = []
 
-    def start(*options: str | Path) -> Server:
+    def start(*options: str | Path, python: str = sys.executable) -> Server:
         log = tmp_path_factory.mktemp("server") / "stderr.txt"
-        server = Server(log, "serve", "--model", str(model), *map(str, options))
+        server = Server(log, "serve", "--model", str(model), *map(str, options), python=python)
         servers.append(server)
         return server
 

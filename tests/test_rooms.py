@@ -31,6 +31,9 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # What lies in one level and still has to meet, each with its reason.
 SIDEWAYS = {
     ("model", "wire"),  # a model's codec tables and fingerprint are defined by the wire
+    ("m2m", "train"),  # one reader of manifests, one sampler, one cache of frames, one form of checkpoints
+    ("evaluate", "train"),  # what is measured is listed in the same manifests as what is trained on
+    ("decoding", "cloud"),  # a drafter's cache and texts are the cloud's own: both sides must tell them the same way
 }
 # Never torch, not even inside a function.
 NO_TORCH = {"edge", "wire", "audio", "prompts", "config", "languages", "errors"}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEFAULT_MODEL = "ESRT-270M"
+GATES = ("entropy", "probability", "margin", "calibrated")
 
 
 def help_format(prog: str) -> argparse.HelpFormatter:
@@ -44,7 +45,8 @@ def speech(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help=f"model name or folder (default {DEFAULT_MODEL})")
     parser.add_argument("--cloud", metavar="URL", help="address of `esrt serve`; left out, both halves run here")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
-    parser.add_argument("--codec", choices=tuple(CODECS), default="int8", help="packing of the tensor (default int8)")
+    parser.add_argument("--offline", metavar="MODEL", help="whisperM2M that is used where no cloud is in reach")
+    codec(parser)
     timing(parser)
     parser.add_argument(
         "--format",
@@ -53,7 +55,36 @@ def speech(parser: argparse.ArgumentParser) -> None:
         help="text (default), json or verbose_json (an object a line and file), srt, vtt or tsv (always into files)",
     )
     parser.add_argument("--out", metavar="DIR", help="write files there, one a language: clip.deu.srt")
+    drafting = parser.add_argument_group("drafting here (UGSD), with --cloud for what the drafter is unsure of")
+    drafting.add_argument("--draft", metavar="MODEL", help="drafter: a folder that `esrt draft make` wrote")
+    settings(drafting)
+    drafting.add_argument(
+        "--patience", type=count, default=10, metavar="SECONDS", help="for a check, until the draft stands (default 10)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what a run before this one left unfinished")
+
+
+def settings(parser: argparse._ActionsContainer) -> None:
+    """The options of everything that drafts."""
+    parser.add_argument(
+        "--gamma", type=float, default=3.0, metavar="G", help="doubt from which a block is checked; 0: all, inf: none"
+    )
+    parser.add_argument(
+        "--gate", choices=GATES, default="entropy", help="what doubt is (default entropy, in nats; the others 0 to 1)"
+    )
+    parser.add_argument("--rank", type=count, default=20, help="a token stands among the cloud's first N (default 20)")
+    parser.add_argument("--block", type=count, default=5, help="tokens drafted at once, at first (default 5)")
+    parser.add_argument("--ahead", type=int, default=0, help="blocks drafted on while one is checked (default 0)")
+
+
+def codec(parser: argparse.ArgumentParser) -> None:
+    """The option of everything that sends frames."""
+    parser.add_argument(
+        "--codec",
+        choices=tuple(CODECS),
+        default="int8",
+        help="packing of the tensor, if the model has its tables (default int8); `esrt models info NAME` tells sizes",
+    )
 
 
 def timing(parser: argparse.ArgumentParser) -> None:

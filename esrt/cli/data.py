@@ -69,6 +69,16 @@ esrt data check data/fleurs.jsonl
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
 
+    prosody = _verb(verb, "prosody", "Sentences spoken in set manners, with captions of them.", _PROSODY, _prosody)
+    prosody.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or game packages")
+    _languages(prosody)
+    prosody.add_argument("--each", metavar="N", type=_count, default=1000, help="clips of each language (default 1000)")
+    prosody.add_argument("--seed", metavar="N", type=int, default=0, help="other manners and choices (default 0)")
+
+    mer2024 = _verb(verb, "mer2024", "MER2024 with EMER's captions of emotions.", _MER2024, _mer2024)
+    mer2024.add_argument("folder", metavar="FOLDER", help="where its CSV files and its audio folder are")
+    mer2024.add_argument("--target", metavar="LANGS", type=_codes, default=["eng"], help="eng, cmn (default eng)")
+
     check = common.verb(
         verb, "check", "Check manifests: their fields, and that the sound is there.", "esrt data check data/*.jsonl"
     )
@@ -212,6 +222,27 @@ def _synth(args: argparse.Namespace) -> Manifests:
     return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed))]
 
 
+def _prosody(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import prosody, texts
+
+    known = texts.read(Path(args.texts), set(args.source))
+    clips = Path(args.out).resolve() / args.name
+    return [("", prosody.rows(args.name, known, args.source, args.each, clips, args.seed))]
+
+
+def _mer2024(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import mer2024
+
+    return [("", mer2024.rows(Path(args.folder), args.target))]
+
+
+_PROSODY = """
+esrt data prosody data/human.jsonl --source eng,spa --each 1000 --out data
+esrt data prosody data/test.jsonl --source eng,spa --each 50 --seed 1 --name prosody-test --out data
+"""
+_MER2024 = """
+esrt data mer2024 mer2024 --target eng,cmn --out data
+"""
 _FLEURS = """
 esrt data fleurs --source fra,deu --target eng,spa --out data
 esrt data fleurs --source all --target all --out data                 every language into every other

@@ -22,6 +22,7 @@ PURPOSES = {
     "sidecar": "OpenAI's audio API on this device",
     "tiny": "the base weights of ESRT-270M as packages",
     "redis": "features in a Redis that several servers share",
+    "otel": "traces of requests for OpenTelemetry",
     "train": "training",
     "eval": "scoring",
 }

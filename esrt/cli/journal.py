@@ -12,6 +12,7 @@ from typing import Any
 
 from esrt.edge.pipeline import SegmentResult
 from esrt.errors import UsageError
+from esrt.wire.schemas import Drafting
 
 SUFFIX = ".esrt.jsonl"
 
@@ -50,7 +51,7 @@ class Journal:
                 "anew.",
             )
         self.saved = len(read) - 1
-        return [SegmentResult(**line) for line in read[1:]]
+        return [_result(line) for line in read[1:]]
 
     def add(self, results: Sequence[SegmentResult]) -> None:
         """Save the last of all results so far. Raises OSError."""
@@ -71,6 +72,11 @@ class Journal:
     def remove(self) -> None:
         """The file is finished, and all is where it belongs."""
         self.path.unlink(missing_ok=True)
+
+
+def _result(line: dict[str, Any]) -> SegmentResult:
+    drafting = line.get("drafting")
+    return SegmentResult(**{**line, "drafting": drafting and Drafting(**drafting)})
 
 
 def write(path: Path, data: bytes) -> None:

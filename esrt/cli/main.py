@@ -9,7 +9,24 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esrt import __version__
-from esrt.cli import data, doctor, keys, languages, models, serve, sidecar, train, transcribe, translate
+from esrt.cli import (
+    bench,
+    codebooks,
+    data,
+    doctor,
+    draft,
+    evaluate,
+    keys,
+    languages,
+    m2m,
+    models,
+    serve,
+    sidecar,
+    train,
+    transcribe,
+    translate,
+    ugsd,
+)
 from esrt.cli.common import fail, help_format
 from esrt.errors import ESRTError, UsageError
 
@@ -24,6 +41,26 @@ examples:
 
 exit codes: 0 done, 2 an error that the one line on stderr explains, 130 interrupted
 """
+
+VERBS = (
+    translate,
+    transcribe,
+    serve,
+    keys,
+    sidecar,
+    models,
+    languages,
+    doctor,
+    data,
+    train,
+    codebooks,
+    draft,
+    ugsd,
+    m2m,
+    evaluate,
+    bench,
+)
+"""In the order of `esrt --help`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"esrt {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (translate, transcribe, serve, keys, sidecar, models, languages, doctor, data, train):
+    for verb in VERBS:
         verb.add(verbs)
     return top
 

@@ -26,6 +26,7 @@ def add(verbs: Verbs) -> None:
 esrt models list
 esrt models info ESRT-4B
 esrt models pull ESRT-270M
+esrt models pull yxdu/ESRT-4B --trust-remote-code     the paper's own release: its code runs here, once
 """,
     )
     verb = parser.add_subparsers(metavar="list|info|pull", required=True)
@@ -35,6 +36,9 @@ esrt models pull ESRT-270M
     info.set_defaults(run=_info)
     pull = verb.add_parser("pull", help="download, check and convert what a model needs; prints its folder")
     pull.add_argument("name", metavar="NAME", help="a name of `esrt models list`, or a model folder")
+    pull.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that a release brings, to convert it"
+    )
     pull.set_defaults(run=_pull)
 
 
@@ -73,7 +77,7 @@ def _info(args: argparse.Namespace) -> int:
 def _pull(args: argparse.Namespace) -> int:
     from esrt.translator import prepare
 
-    print(prepare(args.name))
+    print(prepare(args.name, args.trust_remote_code))
     return 0
 
 

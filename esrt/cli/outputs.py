@@ -98,6 +98,8 @@ def on_stdout(form: str, audio: str, result: Result, seconds: float | None) -> s
         "bytes": result.wire_bytes,
         "seconds": {"edge": round(result.edge_seconds, 3), "cloud": round(result.cloud_seconds, 3)},
     }
+    if result.drafting is not None:
+        value["drafting"] = result.drafting.to_json()
     if form == "verbose_json":
         names = ("start", "end", "source", "transcript", "translations")
         segments = [{name: getattr(segment, name) for name in names} for segment in result.segments]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from esrt.cli import common, serve
 from esrt.cli.speech import read_key
 from esrt.errors import UsageError
+from esrt.wire.codecs import check_codec
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
@@ -34,6 +35,7 @@ curl http://127.0.0.1:8081/v1/audio/translations -F model=whisper-1 -F file=@cli
     parser.add_argument("--cloud", required=True, metavar="URL", help="address of `esrt serve`")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
     parser.add_argument("--port", type=int, default=8081, help="on loopback; 0 takes a free one (default 8081)")
+    common.codec(parser)
     common.timing(parser)
     parser.set_defaults(run=run)
 
@@ -52,20 +54,21 @@ def run(args: argparse.Namespace) -> int:
     key = read_key(args.key_file)
     with serve.bind(HOST, args.port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        asyncio.run(_serve(args.cloud, key, args.timing, listener))
+        asyncio.run(_serve(args.cloud, key, args.codec, args.timing, listener))
     return 0
 
 
-async def _serve(url: str, key: str | None, timing: Timing, listener: socket.socket) -> None:
+async def _serve(url: str, key: str | None, codec: str, timing: Timing, listener: socket.socket) -> None:
     import uvicorn
 
     from esrt.edge.async_client import AsyncClient
     from esrt.edge.sidecar import create_app
     from esrt.translator import bar
 
-    async with AsyncClient(url, key, timing=timing) as client:
+    async with AsyncClient(url, key, timing=timing, codec=codec) as client:
         with bar() as show:
             encoder = await client.encoder(lambda done, size: show("fetching the device's half", done / size))
+        check_codec(codec, encoder.codecs)
         name = encoder.info.name
         config = uvicorn.Config(
             create_app(client, name),

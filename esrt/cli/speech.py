@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING
 
 from esrt import languages
 from esrt.cli import common
-from esrt.errors import AudioError, ESRTError, UsageError
+from esrt.errors import AudioError, CloudError, ESRTError, UsageError
 
 if TYPE_CHECKING:
     from esrt.audio.io import Sound
     from esrt.cli.journal import Journal
     from esrt.cli.outputs import Outputs
+    from esrt.decoding.ugsd import Settings
     from esrt.edge.pipeline import SegmentResult
-    from esrt.translator import Translator
+    from esrt.translator import OfflineTranslator, Translator
+    from esrt.wire.schemas import Drafting
 
 
 def each_file(args: argparse.Namespace, to: list[str]) -> int:
@@ -38,7 +41,7 @@ def each_file(args: argparse.Namespace, to: list[str]) -> int:
         raise UsageError("usage", "--key-file goes with --cloud: give the cloud's address or leave the key out.")
     outputs = Outputs(args.format, args.out)
     outputs.check(args.audio)
-    translator: Translator | None = None
+    translator: Translator | OfflineTranslator | None = None
     code = 0
     try:
         for number, path in enumerate(args.audio, 1):
@@ -71,7 +74,7 @@ class _Run:
         """Whether a run before this one did the whole file."""
         return not self._journal_path().exists() and self._outputs.are_newer(self._path, self._to)
 
-    def translate(self, translator: Translator, sound: Sound, name: str) -> None:
+    def translate(self, translator: Translator | OfflineTranslator, sound: Sound, name: str) -> None:
         """Do the file. What is done when it breaks off is written, kept for `--resume`, and said."""
         from esrt.cli.outputs import not_saved
         from esrt.edge.pipeline import join
@@ -93,6 +96,7 @@ class _Run:
                     show(result.end)
             whole = join(results, self._to)
             self._outputs.put(self._path, whole, sound.seconds)
+            _say_drafting(whole.drafting)
         except (KeyboardInterrupt, ESRTError) as error:
             self._break_off(error, results, journal, sound)
         journal.remove()
@@ -128,7 +132,7 @@ class _Run:
 
         return (self._outputs.folder or Path()) / f"{Path(self._path).stem}{SUFFIX}"
 
-    def _journal(self, translator: Translator) -> Journal:
+    def _journal(self, translator: Translator | OfflineTranslator) -> Journal:
         from esrt.cli.journal import Journal
 
         head = {
@@ -138,6 +142,7 @@ class _Run:
             "to": self._to,
             "from": self._args.source,
             "codec": self._args.codec,
+            "draft": self._args.draft and [self._args.draft, self._args.gate, self._args.gamma, self._args.rank],
             "edge": translator.fingerprint.hex(),
         }
         return Journal(self._journal_path(), head)
@@ -173,14 +178,55 @@ def _end_at_the_second_interrupt() -> None:
         signal.signal(signal.SIGINT, first)
 
 
-def _translator(args: argparse.Namespace) -> Translator:
-    from esrt.translator import Translator
+def _translator(args: argparse.Namespace) -> Translator | OfflineTranslator:
+    from esrt.translator import OfflineTranslator, Translator
 
+    if args.offline:
+        if args.model or args.draft:
+            raise UsageError("usage", "--offline goes with --cloud or alone, without --model and --draft.")
+        offline = OfflineTranslator(args.offline)
+        if not args.cloud:
+            return offline
+        try:
+            return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec, timing=args.timing)
+        except CloudError as error:
+            if error.code not in ("cloud_unreachable", "cloud_timeout"):
+                raise
+            print(f"esrt: {error} Translating here, by {args.offline}.", file=sys.stderr)
+            return offline
+    if args.draft:
+        if not args.cloud:
+            raise UsageError("usage", "--draft goes with --cloud; without a cloud, the drafter is a --model like any.")
+        key = read_key(args.key_file)
+        return Translator.drafting(args.draft, args.cloud, settings(args), key, args.codec, args.timing, args.patience)
     if not args.cloud:
         return Translator(args.model or common.DEFAULT_MODEL, codec=args.codec, timing=args.timing)
     if args.model:
         raise UsageError("usage", "--model goes without --cloud: a cloud has one model and hands out its edge half.")
     return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec, timing=args.timing)
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """What the options of `common.settings` say. Raises UsageError."""
+    from esrt.decoding import gates
+    from esrt.decoding.ugsd import Settings
+
+    if args.gate == "calibrated":
+        doubt = gates.Calibrated.load(Path(args.draft) / gates.FILE)
+        return Settings(args.gamma, args.rank, args.block, args.ahead, lambda: gates.Largest(doubt))
+    return Settings(args.gamma, args.rank, args.block, args.ahead, lambda: gates.Largest(gates.GATES[args.gate]))
+
+
+def _say_drafting(drafting: Drafting | None) -> None:
+    if drafting is None:
+        return
+    shown = drafting.to_json()
+    cut = f"; the cloud was out of reach [{drafting.cut}]" if drafting.cut else ""
+    line = (
+        f"esrt: {100 * shown['local_share']:.0f} % of {drafting.written} tokens as drafted here, {drafting.escalated} "
+        f"checked in {drafting.round_trips} round trips, {drafting.bytes_sent} bytes sent{cut}"
+    )
+    print(line, file=sys.stderr)
 
 
 def read_key(path: str | None) -> str | None:

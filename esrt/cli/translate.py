@@ -23,6 +23,8 @@ esrt translate clip.flac --to eng,deu
 esrt translate *.wav --to fra --from eng --format json
 esrt translate talk.mp4 --to deu,fra --format srt --out subtitles    talk.deu.srt, talk.fra.srt, talk.eng.srt
 esrt translate clip.mp3 --to eng --cloud https://esrt.example.org --key-file laptop.key
+esrt translate clip.wav --to eng --draft drafter --cloud http://127.0.0.1:8080 --gamma 3
+esrt translate clip.wav --to fra --offline whisperM2M-base --cloud https://esrt.example.org    here, if out of reach
 """,
     )
     parser.add_argument("--to", required=True, metavar="LANGS", help="target languages, such as fra,deu or fr,pt-BR")

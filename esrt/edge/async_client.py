@@ -18,6 +18,7 @@ from esrt.edge.exchange import Answer, Lost, Pause, Request, Talk, Task, Value
 from esrt.edge.fetch import Progress
 from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
 from esrt.wire.schemas import ModelCard, TranslationResponse
+from esrt.wire.verification import Verdict, VerificationRequest
 
 if TYPE_CHECKING:
     from esrt.audio.segments import Audio
@@ -39,17 +40,19 @@ class AsyncClient(Line):
         transport: httpx.AsyncBaseTransport | None = None,
         patience: float = PATIENCE_SECONDS,
         timing: Timing = "fast",
+        codec: str = "int8",
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
 
-        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave.
+        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave. `codec` is
+        how its features are packed: one of `encoder().codecs`.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
         super().__init__(url, key, timeout, patience)
         self._http = self._open(httpx.AsyncClient, transport)
         self._encoder: Encoder | None = None
-        self._timing = timing
+        self._timing, self._codec = timing, codec
         self._loading = asyncio.Lock()
 
     @overload
@@ -86,7 +89,7 @@ class AsyncClient(Line):
 
         # The blocking pipeline in threads; what it sends goes through this client.
         send = _FromThread(self, asyncio.get_running_loop())
-        found = pipeline.translate_segments(segments(speech), await self.encoder(), send, to, source)
+        found = pipeline.translate_segments(segments(speech), await self.encoder(), send, to, source, self._codec)
         step: asyncio.Future[SegmentResult | None] | None = None
         try:
             while True:
@@ -109,6 +112,10 @@ class AsyncClient(Line):
                 path, card = await self._hold(fetch.edge_model(self._peer, progress=progress))
                 self._encoder = await asyncio.to_thread(fetch.load, path, card, self._peer.url, self._timing)
             return self._encoder
+
+    async def verify(self, frame: bytes, request: VerificationRequest) -> Verdict:
+        """Have a block checked that a drafter made from `frame`; the frame is sent the first time only."""
+        return await self._hold(exchange.verification(self._peer, frame, request))
 
     async def upload(self, frame: bytes) -> str:
         """Store one frame in the cloud, to be translated later; returns the features' id."""

@@ -17,6 +17,7 @@ from esrt.edge.exchange import Answer, Lost, Pause, Request, Talk, Task, Value
 from esrt.edge.fetch import Progress
 from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
 from esrt.wire.schemas import ModelCard, TranslationResponse
+from esrt.wire.verification import Verdict, VerificationRequest
 
 if TYPE_CHECKING:
     from esrt.audio.segments import Audio
@@ -38,17 +39,19 @@ class Client(Line):
         transport: httpx.BaseTransport | None = None,
         patience: float = PATIENCE_SECONDS,
         timing: Timing = "fast",
+        codec: str = "int8",
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
 
-        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave.
+        `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave. `codec` is
+        how its features are packed: one of `encoder().codecs`.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
         super().__init__(url, key, timeout, patience)
         self._http = self._open(httpx.Client, transport)
         self._encoder: Encoder | None = None
-        self._timing = timing
+        self._timing, self._codec = timing, codec
         self._loading = threading.Lock()
 
     @overload
@@ -79,7 +82,7 @@ class Client(Line):
             return self._hold(exchange.translation(self._peer, speech, to, source, task, beam))
         from esrt.edge import pipeline
 
-        return pipeline.translate(speech, self.encoder(), self, to, source)
+        return pipeline.translate(speech, self.encoder(), self, to, source, self._codec)
 
     def segments(
         self, speech: Audio, to: Sequence[str] = (), source: str | None = None
@@ -92,7 +95,7 @@ class Client(Line):
         from esrt.audio.segments import segments
         from esrt.edge import pipeline
 
-        return pipeline.translate_segments(segments(speech), self.encoder(), self, to, source)
+        return pipeline.translate_segments(segments(speech), self.encoder(), self, to, source, self._codec)
 
     def encoder(self, progress: Progress | None = None) -> Encoder:
         """The device's half that belongs to this cloud, fetched where need be and loaded once.
@@ -104,6 +107,13 @@ class Client(Line):
                 path, card = self._hold(fetch.edge_model(self._peer, progress=progress))
                 self._encoder = fetch.load(path, card, self._peer.url, self._timing)
             return self._encoder
+
+    def verify(self, frame: bytes, request: VerificationRequest) -> Verdict:
+        """Have a block checked that a drafter made from `frame`; the frame is sent the first time only.
+
+        Raises CloudError: `pair_mismatch` where the drafter was made for another model; else as `translate`.
+        """
+        return self._hold(exchange.verification(self._peer, frame, request))
 
     def upload(self, frame: bytes) -> str:
         """Store one frame in the cloud, to be translated later; returns the features' id. Raises as `translate`.

@@ -27,6 +27,7 @@ from esrt.wire.schemas import (
     check_features,
     models_from_json,
 )
+from esrt.wire.verification import Verdict, VerificationRequest
 
 Value = TypeVar("Value")
 
@@ -34,10 +35,12 @@ BUSY = frozenset({408, 429, 502, 503, 504})
 """What the cloud may answer to the same request otherwise: a body that came too slowly, too much to do, a gateway."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 POLL_SECONDS = 0.5
+ENGINE_TRIES = 3
+"""Of a request whose decoding failed: most often another one in its batch was the cause, or there was no memory."""
 REMEMBERED = 10_000
 _FRAME_TYPE = "application/octet-stream"
 
-Task: TypeAlias = Literal["translate", "transcribe"]
+Task: TypeAlias = Literal["translate", "transcribe", "caption"]
 
 
 class Sink(Protocol):
@@ -123,11 +126,12 @@ def ask(peer: Peer, request: Request) -> Talk[Answer]:
     """Send until there is an answer of success.
 
     Connections that fail and a cloud that is busy (BUSY) are tried again, with pauses that double and are never quite
-    the same for two clients, nor shorter than the cloud's Retry-After. Raises CloudError: `cloud_unreachable`,
-    `cloud_timeout` and `deadline` (a slow cloud is not asked for the same twice), `unauthorized`, or the code of the
-    cloud's problem.
+    the same for two clients, nor shorter than the cloud's Retry-After; `engine_failed` ENGINE_TRIES times in all.
+    Raises CloudError: `cloud_unreachable`, `cloud_timeout` and `deadline` (a slow cloud is not asked for the same
+    twice), `unauthorized`, or the code of the cloud's problem.
     """
     failed_first: float | None = None
+    engine_failed = 0
     for attempt in itertools.count():
         heard = yield request
         wait = 0.0
@@ -136,11 +140,12 @@ def ask(peer: Peer, request: Request) -> Talk[Answer]:
             if 200 <= heard.status < 300:
                 return heard
             wait = _retry_after(heard)
+            engine_failed += _code(heard) == "engine_failed"
         now = time.monotonic()
         failed_first = now if failed_first is None else failed_first
         pause = wait + random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
         patience = peer.patience if peer.answered else min(peer.first_patience, peer.patience)
-        if not _worth_another(heard) or now - failed_first + pause > patience:
+        if not _worth_another(heard) or engine_failed >= ENGINE_TRIES or now - failed_first + pause > patience:
             raise _error(peer, heard)
         yield Pause(pause)
     raise AssertionError("unreachable")
@@ -170,6 +175,26 @@ def translation(
     answer = yield from ask(peer, Request("POST", "/v1/translations", tuple(what.to_query()), data, _FRAME_TYPE))
     peer.remember(features)
     return TranslationResponse.from_json(answer.body)
+
+
+def verification(peer: Peer, data: bytes, request: VerificationRequest) -> Talk[Verdict]:
+    """Have a block checked that was drafted from a frame, which is sent before where the cloud does not hold it.
+
+    Raises CloudError as `ask` does; `features_not_kept` from a cloud that has no room for the frame.
+    """
+    body = json.dumps(request.to_json(), separators=(",", ":")).encode()
+    while True:
+        held = request.features in peer.known
+        if not held:
+            yield from ask(peer, Request("PUT", f"/v1/features/{request.features}", (), data, _FRAME_TYPE))
+            peer.remember(request.features)
+        try:
+            answer = yield from ask(peer, Request("POST", "/v1/verifications", (), body, "application/json"))
+            return Verdict.from_json(answer.body)
+        except CloudError as error:
+            if error.code != "features_not_found" or not held:
+                raise
+            peer.known.pop(request.features, None)
 
 
 def upload(peer: Peer, data: bytes) -> Talk[str]:
@@ -224,8 +249,8 @@ def readiness(peer: Peer, seconds: float) -> Talk[None]:
 def _worth_another(heard: Answer | Lost | None) -> bool:
     if not isinstance(heard, Answer):
         return isinstance(heard, Lost) and not heard.late
-    problem = _problem(heard)
-    return heard.status in BUSY and (problem is None or problem.code != "deadline")
+    code = _code(heard)
+    return code == "engine_failed" or (heard.status in BUSY and code != "deadline")
 
 
 def _retry_after(answer: Answer) -> float:
@@ -234,9 +259,15 @@ def _retry_after(answer: Answer) -> float:
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        # By the clock of whoever says so, where it tells it: this device's own may be wrong.
+        now = _seconds(answer.headers["date"]) if "date" in answer.headers else time.time()
+        return max(0.0, _seconds(text) - now)
     except (TypeError, ValueError, OverflowError):
         return 0.0
+
+
+def _seconds(date: str) -> float:
+    return email.utils.parsedate_to_datetime(date).timestamp()
 
 
 def _problem(answer: Answer) -> Problem | None:
@@ -244,6 +275,11 @@ def _problem(answer: Answer) -> Problem | None:
         return Problem.from_json(answer.body)
     except CloudError:
         return None
+
+
+def _code(answer: Answer) -> str | None:
+    problem = _problem(answer)
+    return None if problem is None else problem.code
 
 
 def _error(peer: Peer, heard: Answer | Lost | None) -> CloudError:

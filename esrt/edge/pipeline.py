@@ -10,19 +10,16 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from esrt import languages
 from esrt.audio import subtitles
 from esrt.audio.samples import Samples
 from esrt.audio.segments import Audio, Segment, segments
-from esrt.errors import CloudError, UsageError
-from esrt.wire import codecs
-from esrt.wire.codecs import Tables
-from esrt.wire.schemas import TranslationResponse
+from esrt.errors import CloudError
+from esrt.wire.codecs import check_codec
+from esrt.wire.frame import Frame
+from esrt.wire.schemas import Drafting, TranslationResponse
 
-Task = Literal["translate", "transcribe"]
+Task = Literal["translate", "transcribe", "caption"]
 
 Item = TypeVar("Item")
 
@@ -33,11 +30,10 @@ AHEAD = 1
 class Encodes(Protocol):
     """What turns samples into features: `esrt.edge.encoder.Encoder`."""
 
-    fingerprint: bytes
-    tables: Tables
+    codecs: list[str]
 
-    def encode(self, samples: Samples) -> npt.NDArray[np.float32]:
-        """float32 [n], 16 kHz -> float32 [queries, width]."""
+    def frame(self, samples: Samples, codec: str) -> Frame:
+        """float32 [n], 16 kHz -> the features as they are sent."""
         ...
 
 
@@ -55,7 +51,7 @@ class Sends(Protocol):
 class SegmentResult:
     """What was said from second `start` to second `end`, and what it took: see Result.
 
-    `source` is the language's code, None where the model heard no speech.
+    `source` is the language's code, None where the model heard no speech. `drafting` is there where the device drafted.
     """
 
     start: float
@@ -66,6 +62,7 @@ class SegmentResult:
     wire_bytes: int = 0
     edge_seconds: float = 0.0
     cloud_seconds: float = 0.0
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,12 @@ class Result:
     wire_bytes: int
     edge_seconds: float
     cloud_seconds: float
+
+    @property
+    def drafting(self) -> Drafting | None:
+        """How a device that drafts came by all of it."""
+        found = [segment.drafting for segment in self.segments if segment.drafting is not None]
+        return sum(found[1:], found[0]) if found else None
 
 
 def translate(
@@ -109,13 +112,12 @@ def translate_segments(
 
     Each segment is one frame. A thread reads and encodes ahead while `send` waits for the answer to the frame before;
     `close` on the iterator ends it. Without `source` the model finds the language, and it stays unknown to the network.
-    Raises UsageError `unknown_language` or `unknown_codec`, and, after all that came before, whatever `spoken`, the
-    encoder and `send` raise.
+    Raises UsageError `unknown_language`, `unknown_codec` or `codec_not_in_model`, and, after all that came before,
+    whatever `spoken`, the encoder and `send` raise.
     """
     targets = _codes(to)
     named = languages.get(source).code if source is not None else None
-    if codec not in codecs.CODECS:
-        raise UsageError("unknown_codec", f"Unknown codec {codec[:40]!r}: use {' or '.join(codecs.CODECS)}.")
+    check_codec(codec, encoder.codecs)
     return _answers(_ahead(_frames(spoken, encoder, codec)), send, targets, named)
 
 
@@ -146,8 +148,7 @@ class _Frame:
 def _frames(spoken: Iterable[Segment], encoder: Encodes, codec: str) -> Generator[_Frame, None, None]:
     for segment in spoken:
         began = time.perf_counter()
-        rows = encoder.encode(segment.samples)
-        data = codecs.encode(rows, codec, encoder.tables, encoder.fingerprint).to_bytes()
+        data = encoder.frame(segment.samples, codec).to_bytes()
         yield _Frame(segment.start, segment.end, data, time.perf_counter() - began)
 
 
@@ -175,6 +176,7 @@ def _answers(
                 wire_bytes=len(frame.data),
                 edge_seconds=frame.seconds,
                 cloud_seconds=seconds,
+                drafting=answer.drafting,
             )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from esrt.train.augment import augment
-from esrt.train.examples import Example, Tokenizer, always_into, example, plain, token_ids
+from esrt.train.examples import Example, Tokenizer, always_into, example, one_caption, plain, token_ids
 from esrt.train.features import Features
 from esrt.train.recipes import Recipe, Stage
 from esrt.train.sampler import Clip, Sampler
@@ -107,7 +107,9 @@ class Batches:
     def _sample(self, stage: Stage, step: int, index: int, clip: Clip) -> Sample:
         rng = random.Random(f"{self.recipe.seed}/{stage.name}/{step}/{index}")
         (task,) = rng.choices(list(stage.tasks), list(stage.tasks.values()))
-        asked = task if clip.translations else "asr"
+        if task == "caption":
+            clip = one_caption(clip, rng)
+        asked = task if (clip.captions if task == "caption" else clip.translations) else "asr"
         unnamed = rng.random() < self.recipe.unnamed
         clip = always_into(clip, self.recipe.always)
         return Sample(clip, asked, example(clip, asked, self.tokenizer, self.end, unnamed))

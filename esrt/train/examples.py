@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from esrt import prompts
 from esrt.languages import LANGUAGES
 from esrt.train.sampler import Clip
 
@@ -52,7 +54,7 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool) -> Example:
-    """One sample of `task` (asr, smt, srt); a clip without translations falls back to asr.
+    """One sample of `task` (asr, smt, srt, caption); a clip without translations, or captions, falls back to asr.
 
     With `unnamed` the prompt does not name the source: the model says it after the transcript, and the first FORKS
     translations branch off there. A target tag is never learned, because it is always given.
@@ -61,11 +63,15 @@ def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool
     def tag(code: str) -> int:
         return tokenizer.convert_tokens_to_ids(LANGUAGES[code].tag)
 
+    if task == "caption" and clip.captions:
+        code, texts = clip.captions[0]
+        asked = [*token_ids(tokenizer, prompts.CAPTION_TAG), tag(code)]
+        return _example([(asked, False), ([*token_ids(tokenizer, texts[0]), end], True)], [])
     text, source = token_ids(tokenizer, clip.transcript), tag(clip.source)
     translated = [
         (tag(code), [*token_ids(tokenizer, translation), end]) for code, translation in clip.translations[:FORKS]
     ]
-    if task == "asr" or not translated:
+    if task in ("asr", "caption") or not translated:
         trunk = [(text, True), ([source, end], True)] if unnamed else [([source], False), ([*text, end], True)]
         return _example(trunk, [])
     if task == "srt" and not unnamed:
@@ -73,6 +79,14 @@ def example(clip: Clip, task: str, tokenizer: Tokenizer, end: int, unnamed: bool
         return _example([([source, target], False), ([*text, source, target, *translation], True)], [])
     trunk = [([*text, source], task == "srt")]
     return _example(trunk, [[([target], False), (translation, True)] for target, translation in translated])
+
+
+def one_caption(clip: Clip, rng: random.Random) -> Clip:
+    """The clip with one of its captions alone."""
+    if not clip.captions:
+        return clip
+    code, texts = rng.choice(clip.captions)
+    return replace(clip, captions=((code, (rng.choice(texts),)),))
 
 
 def always_into(clip: Clip, code: str) -> Clip:

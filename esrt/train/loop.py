@@ -18,14 +18,14 @@ from esrt.train import checkpoint
 from esrt.train.batches import Batches, Sample
 from esrt.train.network import Losses, Network
 from esrt.train.progress import Progress
-from esrt.train.recipes import Recipe, Stage
+from esrt.train.recipes import Recipe, Stage, Timed
 from esrt.train.tasks import Balance
 
 SAVE_EVERY = 100  # steps
 VALIDATION_BATCHES = 4
 
 
-def rate(stage: Stage, step: int) -> float:
+def rate(stage: Timed, step: int) -> float:
     """Share of the peak rate at a step: linear warm-up, then linear decay to a twentieth."""
     if step < stage.warmup:
         return (step + 1) / stage.warmup

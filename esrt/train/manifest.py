@@ -18,7 +18,9 @@ SPOKEN_ON_THE_FLY = "synth:"  # an `audio` that begins so is no file but a recip
 
 @dataclass(frozen=True)
 class Row:
-    """One clip and, where `tgt` is not empty, one translation of it. `audio` is relative to the manifest's folder."""
+    """One clip and, where `tgt` is not empty, one translation of it, or captions in that language, each of which says
+    how it is spoken. `audio` is relative to the manifest's folder.
+    """
 
     id: str
     audio: str
@@ -26,9 +28,10 @@ class Row:
     tgt: str
     asr: str
     s2tt: str
+    caption: tuple[str, ...] = ()
 
 
-_FIELDS = tuple(field.name for field in fields(Row))
+_FIELDS = tuple(field.name for field in fields(Row) if field.name != "caption")
 
 
 def held_out(key: str) -> bool:
@@ -97,7 +100,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
         audio = entry["audio"]
         if audio not in absolute:
             absolute[audio] = audio if audio.startswith(SPOKEN_ON_THE_FLY) else str((folder / audio).resolve())
-        yield number, Row(**{name: entry[name] for name in _FIELDS} | {"audio": absolute[audio]})
+        texts = {name: entry[name] for name in _FIELDS} | {"audio": absolute[audio]}
+        yield number, Row(**texts, caption=_captions(entry))
     if not absolute:
         raise UsageError("manifest_empty", f"The manifest {path} has no rows.")
 
@@ -117,9 +121,18 @@ def _wrong(entry: dict[str, Any]) -> str:
     for name in ("src", "tgt"):
         if entry[name] not in LANGUAGES and (name == "src" or entry[name]):
             return f"{entry[name]!r} in {name!r} is no language of `esrt languages`"
-    if bool(entry["tgt"]) != bool(entry["s2tt"]):
-        return "'tgt' and 's2tt' go together: both, or none of the two"
+    captions = _captions(entry)
+    if not all(isinstance(text, str) and text.strip() and "\0" not in text for text in captions):
+        return "the field 'caption' is no text, nor a list of texts"
+    if bool(entry["tgt"]) != bool(entry["s2tt"] or captions):
+        return "'tgt' and 's2tt' (or 'caption') go together: both, or none of the two"
     return ""
+
+
+def _captions(entry: dict[str, Any]) -> tuple[Any, ...]:
+    """One text or a list of them; `_wrong` looks at what they are."""
+    found = entry.get("caption", ())
+    return tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> int:
@@ -140,7 +153,10 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> int:
                 audio = Path(row.audio)
                 if audio.is_relative_to(folder):
                     row = replace(row, audio=audio.relative_to(folder).as_posix())
-                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+                entry = asdict(row)
+                if not row.caption:
+                    del entry["caption"]
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 count += 1
         beside.replace(path)
     finally:

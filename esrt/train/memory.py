@@ -21,7 +21,7 @@ from esrt.languages import LANGUAGES
 from esrt.model.language_model import quiet
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.batches import OTHERS, Answers, Vocabularies
-from esrt.train.network import Network
+from esrt.train.network import Network, layout
 from esrt.train.recipes import Recipe, Stage
 
 FLOAT, HALF = 4, 2
@@ -154,8 +154,8 @@ def activations(
 
     def read() -> Tensor:
         rows = torch.cat([hear(), network.embed(ids)], dim=1)
-        layout = network._layout(config.adapter.queries, Answers(ids, ids.bool(), ids, ids))
-        return model(inputs_embeds=rows, use_cache=False, **layout).last_hidden_state
+        own = layout(config.adapter.queries, Answers(ids, ids.bool(), ids, ids), config.llm.sliding_window)
+        return model(inputs_embeds=rows, use_cache=False, **own).last_hidden_state
 
     for name, parameter in network.named_parameters():
         if "lora_" in name:

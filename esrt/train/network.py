@@ -143,20 +143,6 @@ class Network(nn.Module):
             return Losses(none, none, batch.targets.lengths.float(), ctc)
         return Losses(*self.answer_loss(audio, batch.answers), ctc)
 
-    def _layout(self, queries: int, answers: Answers) -> dict[str, object]:
-        """Positions and attention masks of audio rows, trunks and branches, padded to the longest."""
-        order = torch.arange(queries + answers.ids.shape[1], device=answers.ids.device)
-        branch = nn.functional.pad(answers.branch, (queries, 0))
-        heard = order[:queries].expand(len(branch), -1)
-        positions = torch.cat([heard, queries + answers.positions], dim=1)
-        of_row, of_column = branch[:, :, None], branch[:, None, :]
-        sees = (order[:, None] >= order) & ((of_column == 0) | (of_column == of_row))
-        distance = positions[:, :, None] - positions[:, None, :]
-        near = sees & (distance < self.llm.config.sliding_window)
-        # transformers takes masks of its own making, one for each kind of layer.
-        masks = {"full_attention": sees[:, None], "sliding_attention": near[:, None]}
-        return {"attention_mask": masks, "position_ids": positions}
-
     def answer_loss(self, audio: Tensor, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
         """Audio rows [b, q, llm] and what follows them -> loss of each example, share right, tokens; all [b].
 
@@ -166,7 +152,7 @@ class Network(nn.Module):
         hidden = self.llm.base_model.model.model(
             inputs_embeds=torch.cat([audio, self.embed(ids)], dim=1),
             use_cache=False,
-            **self._layout(queries, answers),
+            **layout(queries, answers, self.llm.config.sliding_window),
         ).last_hidden_state
         # The row before a token predicts it.
         predicting = hidden[:, queries - 1 : -1][learned]
@@ -180,6 +166,21 @@ class Network(nn.Module):
         tokens = learned.sum(1)
         answer, share = sums / tokens.clamp(min=1)
         return answer, share, tokens.float()
+
+
+def layout(queries: int, answers: Answers, window: int) -> dict[str, object]:
+    """Positions and attention masks of audio rows, trunks and branches, padded to the longest; `window` slides."""
+    order = torch.arange(queries + answers.ids.shape[1], device=answers.ids.device)
+    branch = nn.functional.pad(answers.branch, (queries, 0))
+    heard = order[:queries].expand(len(branch), -1)
+    positions = torch.cat([heard, queries + answers.positions], dim=1)
+    of_row, of_column = branch[:, :, None], branch[:, None, :]
+    sees = (order[:, None] >= order) & ((of_column == 0) | (of_column == of_row))
+    distance = positions[:, :, None] - positions[:, None, :]
+    near = sees & (distance < window)
+    # transformers takes masks of its own making, one for each kind of layer.
+    masks = {"full_attention": sees[:, None], "sliding_attention": near[:, None]}
+    return {"attention_mask": masks, "position_ids": positions}
 
 
 def _places(ids: Tensor, size: int) -> Tensor:

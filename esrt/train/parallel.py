@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast_object_list, is_bf16_available, is_tensorboard_available, is_wandb_available
 
-from esrt.train.recipes import Recipe
+from esrt.train.recipes import Plan
 
 
-def start(recipe: Recipe, folder: Path, bf16: bool | None = None) -> Accelerator:
+def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
     """The accelerator of this process; trackers write below `folder`. `bf16` is what a run began with, if it did."""
     # The main process may encode speech for hours, and the others wait for it.
     no_device = not torch.accelerator.is_available()

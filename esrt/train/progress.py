@@ -11,7 +11,7 @@ from types import TracebackType
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from esrt.train.recipes import Recipe, Stage
+from esrt.train.recipes import Plan, Timed
 
 LOG_EVERY = 10  # steps
 
@@ -19,7 +19,7 @@ LOG_EVERY = 10  # steps
 class Progress:
     """One stage's bar and its lines in folder/log.jsonl, of which `done` steps are done already."""
 
-    def __init__(self, accelerator: Accelerator, folder: Path, recipe: Recipe, stage: Stage, done: int) -> None:
+    def __init__(self, accelerator: Accelerator, folder: Path, recipe: Plan, stage: Timed, done: int) -> None:
         self._accelerator, self._log, self._stage = accelerator, folder / "log.jsonl", stage
         names = [each.name for each in recipe.stages]
         self._before = sum(each.steps for each in recipe.stages[: names.index(stage.name)])

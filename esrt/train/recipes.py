@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from esrt.errors import UsageError
+
+
+class Timed(Protocol):
+    """The part of a stage that the rate and the progress of a run follow."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def warmup(self) -> int: ...
+
+
+class Plan(Protocol):
+    """The part of a recipe that processes, precision and progress follow, whatever it trains."""
+
+    @property
+    def stages(self) -> Sequence[Timed]: ...
+
+    @property
+    def bf16(self) -> bool | None: ...
+
+    @property
+    def accumulate(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,20 @@ def _paper(name: str, model: str, accumulate: int, checkpointing: bool) -> Recip
     )
 
 
+def esrt_270m_captions() -> Recipe:
+    """ESRT-270M learns to say how something is said (prosody captions), and keeps translating.
+
+    A fourth task beside Table II's. The adapter learns too, so the device's half is another one afterwards.
+    """
+    return replace(
+        esrt_270m(),
+        name="esrt-270m-captions",
+        start="ESRT-270M",
+        weights={"prosody": 0.7, "human": 0.3},
+        stages=(Stage("captions", "llm", 600, 8, 5e-5, 1e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),),
+    )
+
+
 def esrt_1b() -> Recipe:
     """ESRT-1B on one GPU."""
     return _paper("esrt-1b", "ESRT-1B", accumulate=2, checkpointing=False)
@@ -135,6 +175,7 @@ def esrt_12b() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "esrt-270m": esrt_270m,
+    "esrt-270m-captions": esrt_270m_captions,
     "esrt-1b": esrt_1b,
     "esrt-4b": esrt_4b,
     "esrt-12b": esrt_12b,

@@ -13,13 +13,14 @@ from esrt.train.manifest import Row
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording with all that is known of it. `translations` is language -> text."""
+    """One recording with all that is known of it. `translations` is language -> text, `captions` language -> texts."""
 
     audio: str
     source: str
     transcript: str
     translations: tuple[tuple[str, str], ...]
     frames: int
+    captions: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def capped(rows: Iterable[Row], cap: int, seed: int) -> list[Row]:
@@ -40,12 +41,16 @@ def clips(rows: Iterable[Row], frames: Mapping[str, int]) -> list[Clip]:
     """Joins a manifest's rows by recording, shortest first; a row without `tgt` adds only its transcript."""
     first: dict[str, Row] = {}
     targets: dict[str, list[tuple[str, str]]] = {}
+    captions: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         first.setdefault(row.audio, row)
-        if row.tgt:
+        if row.caption:
+            captions.setdefault(row.audio, {}).setdefault(row.tgt, []).extend(row.caption)
+        if row.s2tt:
             targets.setdefault(row.audio, []).append((row.tgt, row.s2tt))
+    said = {audio: tuple((code, tuple(texts)) for code, texts in by.items()) for audio, by in captions.items()}
     found = [
-        Clip(audio, row.src, row.asr, tuple(targets.get(audio, ())), frames[audio])
+        Clip(audio, row.src, row.asr, tuple(targets.get(audio, ())), frames[audio], said.get(audio, ()))
         for audio, row in first.items()
         if frames[audio]
     ]

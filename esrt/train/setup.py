@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def vocabularies(
-    path: Path, rows: Iterable[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int]
+    path: Path, rows: Sequence[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int]
 ) -> tuple[list[int], list[int]]:
     """Sorted ids of the Whisper and LLM tokens in the texts (and `special`), kept in `path` for a resumed run."""
     if path.exists():
@@ -67,6 +67,7 @@ def vocabularies(
         return found["whisper"], found["llm"]
     texts = {(row.asr, row.s2tt) for row in rows}
     spoken, written = {asr for asr, _ in texts}, {s2tt for _, s2tt in texts}
+    written |= {caption for row in rows for caption in row.caption}
     by_whisper = sorted({token for text in spoken for token in token_ids(whisper, plain(text))})
     by_llm = sorted({token for text in spoken | written for token in token_ids(tokenizer, text)} | set(special))
     path.write_text(json.dumps({"whisper": by_whisper, "llm": by_llm}), encoding="utf-8")

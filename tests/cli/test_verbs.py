@@ -19,7 +19,23 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
-    "verb", ["translate", "transcribe", "serve", "keys", "sidecar", "models", "languages", "doctor", "data", "train"]
+    "verb",
+    [
+        "translate",
+        "transcribe",
+        "serve",
+        "keys",
+        "sidecar",
+        "models",
+        "languages",
+        "doctor",
+        "data",
+        "train",
+        "codebooks",
+        "draft",
+        "ugsd",
+        "evaluate",
+    ],
 )
 def test_help_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")

@@ -143,6 +143,17 @@ def test_a_busy_cloud_is_asked_again(connect: Connect, cloud: Any, new_frame: Ne
     assert connect(cloud.url).translate(new_frame(1), ["deu"]).transcript == "uno 3"
 
 
+def test_an_engine_that_failed_is_asked_again_but_not_for_ever(
+    connect: Connect, cloud: Any, new_frame: NewFrame
+) -> None:
+    cloud.first.extend(problem(500, "engine_failed") for _ in range(2))
+    assert connect(cloud.url).translate(new_frame(1), ["deu"]).transcript == "uno 3"
+    cloud.first.extend(problem(500, "engine_failed", detail="It failed.") for _ in range(9))
+    before = len(cloud.seen)
+    error = refused(lambda: connect(cloud.url).translate(new_frame(2), ["deu"]))
+    assert (error.code, error.status, len(cloud.seen) - before) == ("engine_failed", 500, 3)
+
+
 def test_a_deadline_is_not_tried_twice(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
     cloud.first.append(problem(504, "deadline"))
     with pytest.raises(CloudError) as refused:
@@ -157,6 +168,15 @@ def test_retry_after_is_honoured(connect: Connect, cloud: Any, new_frame: NewFra
     began = time.monotonic()
     connect(cloud.url).translate(new_frame(1), ["deu"])
     assert time.monotonic() - began > 0.9
+
+
+def test_a_wrong_clock_here_does_not_make_it_wait() -> None:
+    """A date of the cloud's is compared with the cloud's own clock, where it tells what that says."""
+    for date, least, most in ((formatdate(0, usegmt=True), 60, 61), ("whenever", 0, 1)):
+        talk = exchange.ask(exchange.Peer("http://cloud", answered=True, patience=99), exchange.Request("GET", "/"))
+        assert isinstance(next(talk), exchange.Request)
+        pause = talk.send(exchange.Answer(503, {"retry-after": formatdate(60, usegmt=True), "date": date}, b""))
+        assert isinstance(pause, exchange.Pause) and least <= pause.seconds <= most
 
 
 def test_patience_ends(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:

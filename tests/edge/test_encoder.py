@@ -133,6 +133,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         {"int8_scale": None},
         {"int8_scale": "not base64!"},
         {"int8_scale": base64.b64encode(b"12345").decode()},
+        {"int4_scale": "not base64!"},
         {"format": None},
         {"format": "two"},
         {"output": "columns"},
@@ -148,7 +149,7 @@ def test_scales_that_no_codec_can_use(make_edge: MakeEdge) -> None:
         Encoder(make_edge(int8_scale=base64.b64encode(np.zeros(8, "<f4").tobytes()).decode()))
 
 
-@pytest.mark.parametrize(("form", "where"), [(1, "where it was made"), (3, "esrt here")])
+@pytest.mark.parametrize(("form", "where"), [(1, "where it was made"), (4, "esrt here")])
 def test_another_format_says_what_to_upgrade(make_edge: MakeEdge, form: int, where: str) -> None:
     path = make_edge(format=form)
     assert refused(path) == "edge_model_unsupported"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from esrt.audio.segments import Segment
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
 from esrt.edge.client import Client
 from esrt.edge.encoder import Encoder
-from esrt.edge.pipeline import SegmentResult, join, translate, translate_segments
+from esrt.edge.pipeline import SegmentResult, Task, join, translate, translate_segments
 from esrt.errors import AudioError, CloudError, UsageError
 from esrt.wire import codecs, frame
 from esrt.wire.schemas import TranslationResponse, Usage
@@ -60,7 +60,7 @@ class Says:
         frame: bytes,
         to: list[str],
         source: str | None = None,
-        task: Literal["translate", "transcribe"] = "translate",
+        task: Task = "translate",
     ) -> TranslationResponse:
         self.asked.append((frame, to, source, task))
         found, text = self.answers.pop(0)

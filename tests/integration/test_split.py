@@ -75,11 +75,13 @@ def test_frames_of_all_clips_have_one_size(run: Run, examples: Path, server: Any
     assert len({row["transcript"] for row in rows}) == 3
 
 
-def test_the_codec_is_chosen_on_the_device(run: Run, examples: Path, server: Any) -> None:
+@pytest.mark.parametrize(("codec", "number"), [("bf16", frame.BF16), ("rvq32", frame.RVQ32)])
+def test_the_codec_is_chosen_on_the_device(run: Run, examples: Path, server: Any, codec: str, number: int) -> None:
     said = answer(
-        run("transcribe", examples / "french.flac", "--cloud", server.url, "--codec", "bf16", "--format", "json")
+        run("transcribe", examples / "french.flac", "--cloud", server.url, "--codec", codec, "--format", "json")
     )
-    assert said["bytes"] == frame.size(frame.BF16, ADAPTER.queries, ADAPTER.width)
+    assert said["bytes"] == frame.size(number, ADAPTER.queries, ADAPTER.width)
+    assert said["source"] == "fra" and said["transcript"]
 
 
 def test_killing_the_server_between_two_requests_loses_nothing(

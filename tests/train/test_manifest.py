@@ -17,6 +17,7 @@ from esrt.languages import LANGUAGES
 from esrt.train.manifest import Row, check, held_out, read_manifest, write_manifest
 
 ROW = Row("a", "clips/a.wav", "eng", "deu", "Good morning.", "Guten Morgen.")
+FIELDS = [name for name in ROW.__dict__ if name != "caption"]  # which may be left out
 
 
 def test_round_trip_makes_paths_absolute(tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_sound_below_the_manifest_moves_with_it(tmp_path: Path) -> None:
         (json.dumps({"id": "a"}), "'audio' is missing"),
         *(
             (json.dumps({k: v for k, v in ROW.__dict__.items() if k != name}), f"{name!r} is missing")
-            for name in ROW.__dict__
+            for name in FIELDS
         ),
-        *((json.dumps({**ROW.__dict__, name: None}), f"{name!r} is not a string") for name in ROW.__dict__),
+        *((json.dumps({**ROW.__dict__, name: None}), f"{name!r} is not a string") for name in FIELDS),
         (json.dumps({**ROW.__dict__, "asr": 7}), "'asr' is not a string"),
         (json.dumps({**ROW.__dict__, "id": ""}), "'id' is empty"),
         (json.dumps({**ROW.__dict__, "audio": ""}), "'audio' is empty"),

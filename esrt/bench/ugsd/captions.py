@@ -1,0 +1,65 @@
+"""Captions over what is sent: BLEU-1, BLEU-4, METEOR and ROUGE-L at several gammas, device alone and cloud alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+from pathlib import Path
+
+from esrt.bench.page import machine, table
+from esrt.bench.server import serving
+from esrt.bench.ugsd.metrics import Scores, scores, wordnet
+from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, split
+from esrt.bench.ugsd.translation import PAPER_GAMMAS, about
+from esrt.decoding import drafter as drafters
+from esrt.decoding.ugsd import Settings
+from esrt.edge.encoder import Encoder
+from esrt.train.manifest import read_manifest
+from esrt.translator import prepare
+
+LANGUAGE = "eng"
+
+
+def run(model: str, draft: str, manifest: Path, clips: int) -> str:
+    """The section's text. Clips of `manifest` with captions in English, evenly taken."""
+    folder, lexicon = prepare(draft), wordnet()
+    rows = [row for row in read_manifest(manifest) if row.caption and row.tgt == LANGUAGE]
+    rows = rows[:: max(1, len(rows) // clips)][:clips]
+    encoder = Encoder(folder / "edge.onnx")
+    every = [Task(frame(encoder, row.audio), [LANGUAGE], {LANGUAGE: row.caption}, "caption") for row in rows]
+    drafter = drafters.load(folder)
+    with serving(model, "--rate", "1000000") as server:
+        found = {"cloud alone": split(every, server.url)}
+        found["device alone"] = drafted(every, drafter, server.url, Settings(math.inf))
+        for rank in (20, 1):
+            for gamma in (*PAPER_GAMMAS, 1.0, 0.3, 0.0):
+                found[f"gamma {gamma:g}, rank {rank}"] = drafted(every, drafter, server.url, Settings(gamma, rank))
+    scored = {
+        name: scores([texts[LANGUAGE] for texts in out.texts], [row.caption for row in rows], lexicon)
+        for name, out in found.items()
+    }
+    bottom, top = scored["device alone"], scored["cloud alone"]
+    head = ["", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "gap of METEOR closed, %", "escalated, %", "sent, B",
+            "received, B", "checks"]  # fmt: skip
+    lines = [_row(name, out, scored[name], bottom, top) for name, out in found.items()]
+    return "\n\n".join(
+        [
+            f"{len(every)} clips with prosody captions, {len(rows[0].caption)} references each; cloud {model}, int8 "
+            f"frames. Bytes and checks are a clip's. The drafter: {about(folder)} {machine()}.",
+            table(head, lines),
+        ]
+    )
+
+
+def _row(name: str, out: Outcome, scored: Scores, bottom: Scores, top: Scores) -> list[str]:
+    count, gap = len(out.texts), top.meteor - bottom.meteor
+    alone = name == "cloud alone"
+    return [
+        name,
+        *(f"{score:.1f}" for score in astuple(scored)),
+        f"{100 * (scored.meteor - bottom.meteor) / gap:.0f}" if gap else "-",
+        "-" if alone else f"{100 * out.escalated:.1f}",
+        f"{out.up / count:,.0f}",
+        f"{out.down / count:,.0f}",
+        "-" if alone else f"{out.drafting.round_trips / count:.1f}",
+    ]

@@ -1,0 +1,300 @@
+"""A drafter for UGSD: an ESRT model whose LLM has lost most of its layers, and learned to write as the whole one does.
+
+Of the LLM's layers the first, the last and evenly some between them stay (as KVSPN prunes its decoder). Then they learn
+from the whole model on the same clips, whose references are only read along: at every token the whole model's
+distribution is the target, and below it the states that its layers hand on. Embedding, output layer, projector and the
+device's half stay as they are, so that drafter and verifier share tokenizer and adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from esrt import hub
+from esrt.config import ModelConfig
+from esrt.errors import UsageError
+from esrt.model import checkpoint
+from esrt.model.language_model import load_language_model, load_tokenizer, quiet
+from esrt.model.manifest import whole_folder
+from esrt.model.precision import decoding_type
+from esrt.model.qformer import QFormer
+from esrt.train.batches import Answers, answers
+from esrt.train.examples import Tokenizer, example, one_caption
+from esrt.train.features import Features
+from esrt.train.manifest import read_manifest
+from esrt.train.network import layout
+from esrt.train.sampler import Clip, Sampler, clips
+from esrt.train.setup import part
+from esrt.train.tasks import held_back
+
+LIKELY, OTHERS = 32, 4096
+"""Of the output's tokens the loss counts those that the whole model finds likely, and stands a sample for the rest."""
+STATES = 0.5
+"""What the states' loss counts beside that of the distributions."""
+SAVE_EVERY = 100  # steps, and looks at held-back clips
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a drafter is made: `layers` of the LLM stay; `weights` says how often a manifest is drawn from, by its stem.
+
+    `to` are the languages it learns to translate into; transcripts it learns in all languages of the clips.
+    """
+
+    layers: int
+    to: tuple[str, ...]
+    weights: Mapping[str, float]
+    steps: int = 700
+    batch: int = 6
+    rate: float = 5e-4
+    warmup: int = 30
+    seed: int = 0
+
+
+def kept(layers: int, count: int) -> list[int]:
+    """Which `count` of `layers` stay: the first, the last, and evenly some between. Raises UsageError `bad_layers`."""
+    if not 2 <= count < layers:
+        raise UsageError("bad_layers", f"A drafter of this model has 2 to {layers - 1} layers, not {count}.")
+    return [round(place * (layers - 1) / (count - 1)) for place in range(count)]
+
+
+def prune(llm: Gemma3ForCausalLM, keep: Sequence[int]) -> Gemma3ForCausalLM:
+    """The same language model with the layers `keep` only, in float32, which are copies."""
+    config = llm.config.to_dict()
+    config |= {"num_hidden_layers": len(keep), "layer_types": [llm.config.layer_types[old] for old in keep]}
+    state = {}
+    for name, tensor in llm.state_dict().items():
+        head, _, rest = name.partition("layers.")
+        if not rest:
+            # A copy of what learns; the table, the most of it, does not.
+            state[name] = tensor if tensor.ndim == 2 else tensor.clone()
+            continue
+        old, _, leaf = rest.partition(".")
+        if int(old) in keep:
+            state[f"{head}layers.{list(keep).index(int(old))}.{leaf}"] = tensor.clone()
+    with quiet():
+        return Gemma3ForCausalLM.from_pretrained(
+            None, config=Gemma3TextConfig(**config), state_dict=state, dtype=torch.float32
+        )
+
+
+@dataclass
+class Distiller:
+    """The whole model and its drafter on the same rows. `classes` int64 [n] are the tokens that the model may write."""
+
+    teacher: Gemma3ForCausalLM
+    student: Gemma3ForCausalLM
+    keep: Sequence[int]
+    classes: Tensor
+
+    def __post_init__(self) -> None:
+        self.teacher.requires_grad_(False).eval()
+        self.student.requires_grad_(False).train()
+        self.student.model.layers.requires_grad_(True)
+        self.student.model.norm.requires_grad_(True)
+        # One table for both: the largest of the weights, and none that learns.
+        self.student.set_input_embeddings(self.teacher.get_input_embeddings())
+        self.student.tie_weights()
+        self.head = self.teacher.get_input_embeddings().weight[self.classes]
+
+    def loss(self, audio: Tensor, given: Answers, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Audio rows [b, q, llm] and what follows them -> the loss, and what to print of it.
+
+        KL of the whole model's distribution from the drafter's, mean over the learned tokens; plus STATES times the
+        squared error of the kept layers' outputs, relative to the size of the whole model's, mean over all rows.
+        """
+        queries = audio.shape[1]
+        wanted, targets = self._hidden(self.teacher, audio, given, [*self.keep[1:], len(self.teacher.model.layers)])
+        made, states = self._hidden(self.student, audio, given, list(range(1, len(self.keep) + 1)))
+        real = nn.functional.pad(given.branch, (queries, 0)) >= 0
+        errors = [
+            (state.float() - target.float())[real].pow(2).mean() / target.float()[real].pow(2).mean()
+            for state, target in zip(states, targets, strict=True)
+        ]
+        learned = given.learned
+        teacher = wanted[:, queries - 1 : -1][learned].to(self.head.dtype) @ self.head.T
+        student = made[:, queries - 1 : -1][learned]
+        likely = torch.unique(teacher.topk(LIKELY).indices)
+        others = torch.randint(len(self.head), (OTHERS,), generator=generator)
+        rows = self.head[torch.cat([likely, others])]
+        logits = (student.to(rows.dtype) @ rows.T).float()
+        # The sample's part of the sum is as large as what it stands for, about all that is not likely.
+        logits[:, len(likely) :] += torch.tensor((len(self.head) - len(likely)) / OTHERS).log()
+        total = torch.cat([part.float().logsumexp(-1, keepdim=True) for part in teacher.split(64)])
+        target = (teacher[:, likely].float() - total).exp()
+        del teacher
+        written = logits.log_softmax(-1)[:, : len(likely)]
+        kl = (target * (target.clamp(min=1e-9).log() - written)).sum(-1).mean()
+        state_loss = torch.stack(errors).mean()
+        right = (written.argmax(-1) == target.argmax(-1)).float().mean()
+        shown = {"kl": kl.item(), "states": state_loss.item(), "right": right.item(), "tokens": float(learned.sum())}
+        return kl + STATES * state_loss, shown
+
+    def _hidden(
+        self, llm: Gemma3ForCausalLM, audio: Tensor, given: Answers, after: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last states [b, n, width], normed, and those that go into the layers `after` (past the last: out)."""
+        kind = next(llm.parameters()).dtype
+        rows = torch.cat([audio, self.student.get_input_embeddings()(given.ids).float()], dim=1)
+        own: dict[str, Any] = layout(audio.shape[1], given, llm.config.sliding_window)
+        learning = llm is self.student
+        with torch.set_grad_enabled(learning), torch.autocast("cpu", torch.bfloat16, enabled=_bf16() and learning):
+            output = llm.model(inputs_embeds=rows.to(kind), use_cache=False, output_hidden_states=True, **own)
+        # The last of `hidden_states` is normed, and is what the output layer reads.
+        return output.last_hidden_state, [output.hidden_states[layer] for layer in after]
+
+
+def _bf16() -> bool:
+    return decoding_type() is torch.bfloat16
+
+
+class Source:
+    """Batches for one drafter: audio rows as the whole model reads them, and what follows."""
+
+    def __init__(self, plan: Plan, folder: Path, data: Path, tokenizer: Tokenizer, end: int) -> None:
+        """`folder` is the ready model's, `data` has the manifests and the cached frames. Raises UsageError."""
+        config = ModelConfig.load(folder / "config.json")
+        self._features = Features(data / "features", config.encoder.width)
+        lengths = {audio: frames for audio, (_, frames) in self._features.index.items()}
+        sets = {}
+        for name in plan.weights:
+            rows = [row for row in read_manifest(data / f"{name}.jsonl") if row.audio in lengths]
+            sets[name] = [
+                replace(clip, translations=tuple(t for t in clip.translations if t[0] in plan.to))
+                for clip in clips(rows, lengths)
+                if clip.transcript
+            ]
+            if not sets[name]:
+                raise UsageError("no_features", f"No clip of {name} has cached frames in {data}: train a model first.")
+        back = [clip for found in sets.values() for clip in found if held_back(clip)]
+        self.back = random.Random(plan.seed).sample(back, min(64, len(back)))
+        taught = {name: [clip for clip in found if not held_back(clip)] for name, found in sets.items()}
+        self._sampler = Sampler(taught, dict(plan.weights), plan.seed)
+        self._plan, self._tokenizer, self._end = plan, tokenizer, end
+        self._random = random.Random(plan.seed)
+        self._adapter = QFormer(config.adapter, config.encoder.width).eval().requires_grad_(False)
+        self._adapter.load_state_dict(checkpoint.read_state(folder / "adapter.safetensors"))
+        self._projector = checkpoint.load_projector(folder)
+
+    def batch(self, step: int) -> tuple[Tensor, Answers]:
+        """Audio rows [b, queries, llm] and what follows them, of batch number `step`."""
+        return self.tensors(self._sampler.batch("draft", step, self._plan.batch)[0])
+
+    @torch.no_grad()
+    def tensors(self, found: Sequence[Clip]) -> tuple[Tensor, Answers]:
+        """The same of any clips."""
+        frames = [torch.from_numpy(self._features.get(clip.audio)).float() for clip in found]
+        rows = self._adapter(pad_sequence(frames, batch_first=True), torch.tensor([len(each) for each in frames]))
+        tokenizer = self._tokenizer
+        examples = [
+            example(one_caption(clip, self._random), "caption" if clip.captions else "srt", tokenizer, self._end, True)
+            for clip in found
+        ]
+        return self._projector(rows), answers(examples)
+
+    def held_back(self) -> Iterator[tuple[Tensor, Answers]]:
+        """Clips that the drafter never learns from."""
+        for first in range(0, len(self.back), 8):
+            yield self.tensors(self.back[first : first + 8])
+
+
+def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
+    """Makes a drafter of `model` and returns its folder, `run`/model: ready, with the same half for the device.
+
+    A run that was stopped goes on from its last checkpoint. Raises UsageError, ModelError.
+    """
+    folder = hub.resolve(model)
+    run.mkdir(parents=True, exist_ok=True)
+    teacher = load_language_model(folder / "llm", decoding_type())
+    tokenizer = load_tokenizer(folder / "llm")
+    keep = kept(len(teacher.model.layers), plan.layers)
+    classes = checkpoint.load_outputs(folder)
+    if classes is None:
+        classes = torch.arange(len(teacher.get_input_embeddings().weight))
+    distiller = Distiller(teacher, prune(teacher, keep), keep, classes)
+    source = Source(plan, folder, data, tokenizer, int(tokenizer.eos_token_id))
+    _train(distiller, source, plan, run)
+    save(distiller.student, folder, run / "model", plan)
+    return run / "model"
+
+
+def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
+    student = distiller.student
+    learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    at, done = run / "state.safetensors", 0
+    if at.is_file():
+        state = load_file(at)
+        done = int(state.pop("step"))
+        student.load_state_dict(part(state, "student."), strict=False)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in part(state, "optimizer.").items():
+            number, _, what = name.partition(".")
+            moments.setdefault(int(number), {})[what] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    began = time.monotonic()
+    for step in range(done, plan.steps):
+        share = min((step + 1) / plan.warmup, 1 - 0.97 * max(0, step - plan.warmup) / plan.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate * share
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        loss, shown = distiller.loss(*source.batch(step), generator)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.steps:
+            shown |= {f"held_back_{name}": value for name, value in validate(distiller, source).items()}
+            whole = {f"student.{name}": p.detach() for name, p in student.named_parameters() if p.requires_grad}
+            for number, moments in optimizer.state_dict()["state"].items():
+                whole |= {f"optimizer.{number}.{what}": tensor for what, tensor in moments.items()}
+            save_file(whole | {"step": torch.tensor(step + 1)}, at.with_suffix(".part"))
+            at.with_suffix(".part").replace(at)
+        line = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
+        with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line | {name: round(value, 4) for name, value in shown.items()}) + "\n")
+
+
+@torch.no_grad()
+def validate(distiller: Distiller, source: Source) -> dict[str, float]:
+    """On held-back clips, mean over the tokens: KL, and the share on which both models agree."""
+    sums, tokens = {"kl": 0.0, "right": 0.0}, 0.0
+    for audio, given in source.held_back():
+        _, shown = distiller.loss(audio, given, torch.Generator().manual_seed(0))
+        tokens += shown["tokens"]
+        for name in sums:
+            sums[name] += shown[name] * shown["tokens"]
+    return {name: value / tokens for name, value in sums.items()}
+
+
+def save(student: Gemma3ForCausalLM, whole: Path, folder: Path, plan: Plan) -> None:
+    """Writes the drafter of the ready model `whole` as a ready model folder of its own."""
+    with whole_folder(folder) as work:
+        for path in whole.iterdir():
+            if path.name in ("llm", "llm_delta", "MANIFEST.json", "config.json", "card.md"):
+                continue
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, work / path.name)
+        config = ModelConfig.load(whole / "config.json")
+        config = replace(config, name=f"{config.name}-draft", llm=replace(config.llm, layers=plan.layers))
+        config.save(work / "config.json")
+        with quiet():
+            student.to(torch.bfloat16).save_pretrained(work / "llm")
+        for name in ("tokenizer.json", "tokenizer_config.json", "origin.json", "generation_config.json"):
+            if (whole / "llm" / name).is_file():
+                shutil.copyfile(whole / "llm" / name, work / "llm" / name)
+        made = f"distilled on {plan.steps} batches of {plan.batch} clips, into {', '.join(plan.to)}."
+        card = f"# {config.name}\n\n{plan.layers} layers of the LLM of the model it drafts for, {made}\n"
+        (work / "card.md").write_text(card, encoding="utf-8")

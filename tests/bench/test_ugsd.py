@@ -1,0 +1,73 @@
+"""What measures UGSD: both ways over one link, and the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from transformers import Gemma3ForCausalLM
+
+from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
+from esrt.bench.ugsd.latency import LINKS
+from esrt.bench.ugsd.link import Conditions
+from esrt.bench.ugsd.runs import Task, chrf, drafted, same, split
+from esrt.bench.ugsd.translation import about
+from esrt.cloud.service import Service
+from esrt.decoding.drafter import Drafter
+from esrt.decoding.ugsd import Settings
+from tests.cloud.conftest import Server, frame_bytes
+from tests.decoding.conftest import _one_thread, llm, make_drafter, make_service, serve, talking, tokenizer
+
+__all__ = ["_one_thread", "llm", "make_drafter", "make_service", "serve", "talking", "tokenizer"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(
+    serve: Callable[..., AbstractContextManager[Server]],
+    make_service: Callable[..., Service],
+    talking: Gemma3ForCausalLM,
+) -> Iterator[Server]:
+    with serve(make_service(talking, max_new_tokens=200)) as running:
+        yield running
+
+
+def test_both_ways_over_one_link(server: Server, make_drafter: Callable[..., Drafter]) -> None:
+    every = [Task(frame_bytes(seed), ["deu"], {"deu": ["Guten Morgen."]}) for seed in (12, 13)]
+    every.append(Task(frame_bytes(14), ["eng"], {"eng": ["A low voice."]}, "caption"))
+    drafter, link = make_drafter(server.service), Conditions(0.01)
+    cloud = split(every, server.url, link)
+    checked = drafted(every, drafter, server.url, Settings(0.0, 1), link)
+    alone = drafted(every, drafter, server.url, Settings(math.inf), link)
+    assert cloud.texts == checked.texts and same(cloud, checked) == 1
+    assert 0 <= chrf(every, cloud) == chrf(every, checked) <= 100
+    frames = sum(len(task.frame) for task in every)
+    assert cloud.up > frames and checked.up > frames and alone.up == alone.down == 0
+    assert checked.escalated == 1 and alone.escalated == 0
+    for out in (cloud, checked, alone):
+        assert len(out.first) == len(out.seconds) == 3
+        assert all(0 < first <= whole for first, whole in zip(out.first, out.seconds, strict=True))
+    # A round trip for the features of each clip and for each check, at the least.
+    assert sum(checked.seconds) > 0.01 * (3 + checked.drafting.round_trips)
+
+
+def test_the_page_has_every_section() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    for section in SECTIONS:
+        assert f"<!-- {section.__name__} -->" in text and f"python -m esrt.bench.ugsd {section.__name__}" in text
+    assert [round(1000 * link.round_trip) for link in LINKS.values()][:3] == [10, 50, 200]
+
+
+def test_a_drafter_says_how_it_was_made(tmp_path: Path) -> None:
+    assert about(tmp_path) == "no card."
+    (tmp_path / "card.md").write_text("# X\n\n6 layers,\nmade somehow.\n")
+    assert about(tmp_path) == "6 layers, made somehow."
+
+
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["translation", "--data", "data"])
+    assert "--draft" in capsys.readouterr().err
