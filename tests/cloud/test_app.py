@@ -20,7 +20,7 @@ from esrt.cloud import body
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.feature_cache.memory import MemoryCache
 from esrt.cloud.service import Service
-from esrt.wire.codecs import Tables, encode
+from esrt.wire.codecs import CODECS, Tables, encode
 from esrt.wire.frame import Frame
 from esrt.wire.schemas import Problem, TranslationResponse, models_from_json
 
@@ -104,7 +104,7 @@ def test_store_then_translate(ann: httpx.Client, frame_of: Any) -> None:
 
 def test_models_and_the_edge_files(ann: httpx.Client, server: Any) -> None:
     (card,) = models_from_json(ann.get("/v1/models").content)
-    assert (card.name, card.queries, card.width, card.codecs) == ("ESRT-tiny", 20, 24, ["bf16", "int8"])
+    assert (card.name, card.queries, card.width, card.codecs) == ("ESRT-tiny", 20, 24, list(CODECS))
     assert [file.file for file in card.edge] == ["MANIFEST.json", "config.json", "edge.onnx"], "what a device needs"
     for file in card.edge:
         found = ann.get(f"/v1/edge/{file.file}")
@@ -148,7 +148,7 @@ def test_metrics(ann: httpx.Client, frame_of: Any) -> None:
 
 
 def test_no_such_path_or_method(ann: httpx.Client) -> None:
-    problem(ann.get("/v1/verifications"), 404, "not_found")
+    problem(ann.get("/v1/nothing"), 404, "not_found")
     problem(ann.get("/"), 404, "not_found")
     problem(ann.get("/v1/translations"), 405, "method_not_allowed")
     problem(ann.get("/v1/features/" + "0" * 32), 405, "method_not_allowed")
