@@ -22,6 +22,7 @@ import torch
 from esrt.cloud.engines.base import Rows
 from esrt.cloud.engines.vllm import VLLMEngine, read_flags
 from esrt.cloud.engines.vllm_folder import embedding, language_model
+from esrt.cloud.engines.vllm_plugin import SERVER
 from esrt.cloud.text import Text
 from esrt.model import checkpoint
 from esrt.model.language_model import load_tokenizer
@@ -41,6 +42,7 @@ class Offline:
         args.model, args.max_model_len = str(model.folder), MOST_ROWS
         args.skip_tokenizer_init = args.enable_prompt_embeds = True
         settings = EngineArgs.from_cli_args(args)
+        os.environ[SERVER] = str(os.getpid())  # its engine ends with this process
         self.llm = LLM(**{field.name: getattr(settings, field.name) for field in fields(settings)})
         self.ids, self.eos_ids = model.ids, model.eos_ids
         self.text = Text(load_tokenizer(ready / "llm").backend_tokenizer)
