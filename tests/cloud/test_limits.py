@@ -164,28 +164,22 @@ def full(
         yield server
 
 
-def test_a_burst_of_ten_times_the_room_is_told_at_once(full: Any, frame_of: Any) -> None:
+def test_a_burst_of_ten_times_the_room_is_told_without_waiting(full: Any, frame_of: Any) -> None:
+    """The work that fills the server goes on meanwhile; `esrt bench cloud burst` measures how soon they are told."""
     together = threading.Barrier(20)
 
-    def ask(seed: int) -> tuple[httpx.Response, float]:
+    def ask(seed: int) -> httpx.Response:
         with client(full, "bob") as http:
             assert http.get("/healthz").status_code == 200  # the connection is there
             together.wait()
-            began = time.perf_counter()
-            response = http.post("/v1/translations?to=deu", content=frame_of(seed))
-            return response, time.perf_counter() - began
+            return http.post("/v1/translations?to=deu", content=frame_of(seed))
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(ask, range(20)))
-    for response, _ in answers:
+    for response in answers:
         problem(response, 429, "overloaded")
         assert response.headers["retry-after"] == "1"
-    seconds = sorted(seconds for _, seconds in answers)
-    print(f"refused after {seconds[10] * 1000:.1f} ms (median), {seconds[-1] * 1000:.1f} ms (slowest)")
-    # The clients share a process with the server and its engine, so what counts is the server's own clock.
-    with client(full, "bob") as http:
-        assert 'esrt_request_seconds_bucket{le="0.1",route="/v1/translations"} 20.0' in http.get("/metrics").text
-    assert seconds[10] < 5
+    assert full.service.engine.load, "nobody waited until there was room"
 
 
 def test_who_is_refused_before_the_frame_may_keep_it(full: Any, frame_of: Any) -> None:
