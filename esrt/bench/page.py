@@ -7,10 +7,28 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from esrt.errors import ESRTError, UsageError
+
+Section: TypeAlias = Callable[[argparse.Namespace], str]
+Options: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""By the name of an option, what argparse is told of it."""
+
+
+def reader(prog: str, page: Path, sections: Mapping[Section, Options]) -> argparse.ArgumentParser:
+    """The command of a page: a verb for each section, by its function's name and docstring, with its own options."""
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+    verbs = parser.add_subparsers(metavar="SECTION", required=True)
+    for section, options in sections.items():
+        verb = verbs.add_parser(section.__name__, help=section.__doc__, allow_abbrev=False)
+        verb.add_argument("--page", type=Path, default=page, help=f"Markdown page with the section (default {page})")
+        for name, about in options.items():
+            verb.add_argument(f"--{name}", **about)
+        verb.set_defaults(section=section)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def export(edge: EdgeHalf, meta: dict[str, Any], path: Path, codebooks: Codebook
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         plain, beside = Path(scratch) / "float.onnx", Path(scratch) / path.name
         export_float(scaled if codebooks is None else SearchingEdge(scaled, codebooks), plain)
-        with _quiet():
+        with quiet():
             int8.quantise(plain, beside)
         import onnx_ir as ir
 
@@ -95,7 +95,7 @@ def export_float(edge: EdgeHalf | SearchingEdge, path: Path) -> None:
     frames = torch.export.Dim("frames", min=1, max=WINDOW_SAMPLES // FRAME_SAMPLES)
     example = (torch.zeros(1, FRAME_SAMPLES * 100), torch.tensor([100]))
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 edge.eval(),
                 example,
@@ -113,7 +113,7 @@ def export_float(edge: EdgeHalf | SearchingEdge, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter tells of each operator that torchvision would have, and the quantiser of steps it would like."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

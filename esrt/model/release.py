@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from transformers import AutoModel
 
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES, LLMConfig, ModelConfig
 from esrt.errors import ModelError
+from esrt.model import export as graphs
 from esrt.model.language_model import quiet
 from esrt.model.mel import LogMel
 from esrt.model.projector import build_projector
@@ -103,7 +101,7 @@ def export(edge: nn.Module, folder: Path) -> bytes:
     path = folder / "edge.onnx"
     example = (torch.zeros(1, WINDOW_SAMPLES), torch.tensor([FRAMES]))
     try:
-        with _silent(), torch.no_grad():
+        with graphs.quiet(), torch.no_grad():
             program = torch.onnx.export(
                 edge, example, dynamo=True, verbose=False, input_names=["waveform", "frames"], output_names=["rows"]
             )
@@ -117,18 +115,6 @@ def export(edge: nn.Module, folder: Path) -> bytes:
             while block := opened.read(1 << 20):
                 digest.update(block)
     return digest.digest()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @dataclass(frozen=True)

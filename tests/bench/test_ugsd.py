@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import Gemma3ForCausalLM
 
 from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
 from esrt.bench.ugsd.latency import LINKS
 from esrt.bench.ugsd.link import Conditions
 from esrt.bench.ugsd.runs import Task, chrf, drafted, same, split
 from esrt.bench.ugsd.translation import about
-from esrt.cloud.service import Service
 from esrt.decoding.drafter import Drafter
 from esrt.decoding.ugsd import Settings
 from tests.cloud.conftest import Server, frame_bytes
-from tests.decoding.conftest import _one_thread, llm, make_drafter, make_service, serve, talking, tokenizer
+from tests.decoding.conftest import _one_thread, llm, make_drafter, make_service, serve, server, talking, tokenizer
 
-__all__ = ["_one_thread", "llm", "make_drafter", "make_service", "serve", "talking", "tokenizer"]
+__all__ = ["_one_thread", "llm", "make_drafter", "make_service", "serve", "server", "talking", "tokenizer"]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(
-    serve: Callable[..., AbstractContextManager[Server]],
-    make_service: Callable[..., Service],
-    talking: Gemma3ForCausalLM,
-) -> Iterator[Server]:
-    with serve(make_service(talking, max_new_tokens=200)) as running:
-        yield running
 
 
 def test_both_ways_over_one_link(server: Server, make_drafter: Callable[..., Drafter]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -12,7 +13,18 @@ from transformers import Gemma3ForCausalLM
 
 from esrt.cloud.service import Service
 from esrt.decoding.drafter import Drafter
-from tests.cloud.conftest import EOS, FINGERPRINT, TABLES, _one_thread, llm, make_service, serve, talking, tokenizer
+from tests.cloud.conftest import (
+    EOS,
+    FINGERPRINT,
+    TABLES,
+    Server,
+    _one_thread,
+    llm,
+    make_service,
+    serve,
+    talking,
+    tokenizer,
+)
 
 __all__ = ["_one_thread", "llm", "make_service", "serve", "talking", "tokenizer"]
 
@@ -26,6 +38,16 @@ def disturbed(model: Gemma3ForCausalLM, seed: int, by: float) -> Gemma3ForCausal
             if weight.ndim == 2:
                 weight += by * weight.std() * torch.randn(weight.shape, generator=generator)
     return other
+
+
+@pytest.fixture(scope="module")
+def server(
+    serve: Callable[..., AbstractContextManager[Server]],
+    make_service: Callable[..., Service],
+    talking: Gemma3ForCausalLM,
+) -> Iterator[Server]:
+    with serve(make_service(talking, max_new_tokens=200)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

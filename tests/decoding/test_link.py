@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from transformers import Gemma3ForCausalLM
 
 from esrt.bench.ugsd.link import RETRANSMISSION_SECONDS, Conditions, Link
-from esrt.cloud.service import Service
 from esrt.decoding.drafter import Drafter
 from esrt.decoding.speech import Speculative
 from esrt.decoding.ugsd import Settings
 from esrt.edge.client import Client
 from esrt.wire.verification import Verdict, VerificationRequest
 from tests.cloud.conftest import Server, frame_bytes
-
-
-@pytest.fixture(scope="module")
-def server(
-    serve: Callable[..., AbstractContextManager[Server]],
-    make_service: Callable[..., Service],
-    talking: Gemma3ForCausalLM,
-) -> Iterator[Server]:
-    with serve(make_service(talking, max_new_tokens=200)) as running:
-        yield running
 
 
 def link_to(server: Server, conditions: Conditions) -> Link:

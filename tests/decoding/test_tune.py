@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import Gemma3ForCausalLM
 
-from esrt.cloud.service import Service
 from esrt.decoding.drafter import Drafter
 from esrt.decoding.gates import Calibrated, Guess, Largest, entropy, fit, guess
 from esrt.decoding.speech import Speculative
@@ -21,16 +18,6 @@ from esrt.edge.client import Client
 from esrt.errors import UsageError
 from esrt.wire.schemas import Drafting
 from tests.cloud.conftest import Server, frame_bytes
-
-
-@pytest.fixture(scope="module")
-def server(
-    serve: Callable[..., AbstractContextManager[Server]],
-    make_service: Callable[..., Service],
-    talking: Gemma3ForCausalLM,
-) -> Iterator[Server]:
-    with serve(make_service(talking, max_new_tokens=200)) as running:
-        yield running
 
 
 def test_what_a_guess_says() -> None:

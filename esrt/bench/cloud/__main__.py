@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from esrt.bench.cloud.setting import ENGINES, VLLM
-from esrt.bench.page import run
+from esrt.bench.page import Options, Section, reader, run
 
 PAGE = Path("docs/benchmarks/cloud.md")
 MOST = 10_000
@@ -100,7 +100,7 @@ VLLM_PYTHON: dict[str, Any] = {
 ENGINE: dict[str, Any] = {"choices": ENGINES, "dest": "engines", "nargs": 1, "default": ["transformers"]}
 EACH: dict[str, Any] = {"choices": ENGINES, "nargs": "+", "default": list(ENGINES), "help": "default: both"}
 COMMON = {"model": MODEL, "audio": AUDIO, "vllm": VLLM_PYTHON}
-SECTIONS: dict[Callable[[argparse.Namespace], str], dict[str, dict[str, Any]]] = {
+SECTIONS: dict[Section, Options] = {
     speed: {
         **COMMON,
         "engines": EACH,
@@ -134,15 +134,7 @@ SECTIONS: dict[Callable[[argparse.Namespace], str], dict[str, dict[str, Any]]] =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one measurement and writes its section; what it says is printed too."""
-    parser = argparse.ArgumentParser(prog="esrt bench cloud", allow_abbrev=False)
-    verbs = parser.add_subparsers(metavar="SECTION", required=True)
-    for section, options in SECTIONS.items():
-        verb = verbs.add_parser(section.__name__, help=section.__doc__, allow_abbrev=False)
-        verb.add_argument("--page", type=Path, default=PAGE, help=f"Markdown page with the section (default {PAGE})")
-        for name, about in options.items():
-            verb.add_argument(f"--{name}", **about)
-        verb.set_defaults(section=section)
-    args = parser.parse_args(arguments)
+    args = reader("esrt bench cloud", PAGE, SECTIONS).parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives this
     return run(args)
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esrt.bench.page import run
+from esrt.bench.page import Options, Section, reader, run
 from esrt.edge.cores import usable_cores
 
 PAGE = Path("docs/benchmarks/edge.md")
@@ -72,7 +72,7 @@ THREADS: dict[str, Any] = {
     "default": usable_cores() or 1,
     "help": "of either engine (default: one a core)",
 }
-SECTIONS: dict[Callable[[argparse.Namespace], str], dict[str, dict[str, Any]]] = {
+SECTIONS: dict[Section, Options] = {
     speed: {
         "model": MODEL,
         "ctranslate2": CTRANSLATE2,
@@ -96,15 +96,7 @@ SECTIONS: dict[Callable[[argparse.Namespace], str], dict[str, dict[str, Any]]] =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one measurement and writes its section; what it says is printed too."""
-    parser = argparse.ArgumentParser(prog="python -m esrt.bench.edge", allow_abbrev=False)
-    verbs = parser.add_subparsers(metavar="SECTION", required=True)
-    for section, options in SECTIONS.items():
-        verb = verbs.add_parser(section.__name__, help=section.__doc__, allow_abbrev=False)
-        verb.add_argument("--page", type=Path, default=PAGE, help=f"Markdown page with the section (default {PAGE})")
-        for name, about in options.items():
-            verb.add_argument(f"--{name}", **about)
-        verb.set_defaults(section=section)
-    return run(parser.parse_args(arguments))
+    return run(reader("python -m esrt.bench.edge", PAGE, SECTIONS).parse_args(arguments))
 
 
 if __name__ == "__main__":
