@@ -7,23 +7,26 @@ import sys
 from functools import cache
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if sys.platform != "win32":
     import resource
 
 HEAD_SECONDS = 10.0
 """For the whole head of a request, from the connection or from the head's first byte on one that is used again."""
+HEAD_BYTES = 1 << 16
+"""Of a head, and of whatever else of a request is no piece of its body: the parser itself has no limit."""
 MOST_FILES, SPARE_FILES = 1 << 16, 128
 """That the process opens at most, and those of them that are for other things than connections."""
 
 
-class Connection(H11Protocol):
-    """uvicorn's own, in pure Python wherever it runs, with an end to silence: it closes one without a request."""
+class Connection(HttpToolsProtocol):
+    """uvicorn's own, with an end to silence, and to heads that never end: it closes one without a request."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._late: asyncio.TimerHandle | None = None
+        self._idle_bytes = 0  # since the last head or piece of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,12 +36,23 @@ class Connection(H11Protocol):
             self._late = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        self._idle_bytes += len(data)
         super().data_received(data)
+        if self._idle_bytes > HEAD_BYTES:
+            self.transport.abort()
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request, whatever its type says
         if cycle is not None and not cycle.response_complete:
             self._in_time()
         elif self._late is None and not self.transport.is_closing():
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def on_headers_complete(self) -> None:
+        self._idle_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()

@@ -65,6 +65,25 @@ def test_a_head_that_comes_in_drops_is_ended(server: Any) -> None:
                 time.sleep(0.05)
 
 
+ENDLESS = {
+    "head": (HEAD, b"X-A: " + b"a" * 1000 + b"\r\n"),
+    "one header": (HEAD + b"X-A: ", b"a" * 1000),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: " + b"a" * 1000 + b"\r\n"),
+    "answered": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 1000),
+}
+
+
+@pytest.mark.parametrize("start, more", ENDLESS.values(), ids=ENDLESS)
+def test_what_never_ends_is_ended(server: Any, monkeypatch: pytest.MonkeyPatch, start: bytes, more: bytes) -> None:
+    """The parser has no limit of its own, and gathers a header until it is whole."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
+    with connect(server) as connection:
+        connection.sendall(start)
+        with pytest.raises(OSError):
+            for _ in range(100_000):
+                connection.sendall(more)
+
+
 def test_who_speaks_is_left_alone(server: Any, frame_of: Callable[..., bytes]) -> None:
     """A body may take longer than a head, and between two requests a connection rests."""
     frame = frame_of(1)

@@ -168,7 +168,7 @@ def test_the_output_holds_nothing_of_anybody(serving: Serving) -> None:
         plain = socket.create_connection((HOST, serving.port), timeout=30)
         with context.wrap_socket(plain, server_hostname=HOST) as connection:
             connection.sendall(nonsense.encode())
-            assert b" 400 " in connection.recv(65536)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 4")
     with socket.create_connection((HOST, serving.port), timeout=30) as plain:
         plain.sendall(f"GET /{serving.key} HTTP/1.1\r\n\r\n".encode())  # no TLS
         plain.recv(65536)
