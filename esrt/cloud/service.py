@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,6 +62,8 @@ class Service:
         self.collectors = [self._first_token, *getattr(engine, "collectors", ())]
         self._text = Text(tokenizer)
         self._projector = projector
+        # One, as each thread that computes brings along as many as there are cores.
+        self._thread = ThreadPoolExecutor(1, "esrt-projector")
         self._tables = tables
         self._fingerprint, self._queries, self._width = fingerprint, queries, width
         self._max_new_tokens, self._branch = max_new_tokens, branch
@@ -94,7 +97,7 @@ class Service:
             raise CloudError("source_needed", "This model must be told which language is spoken: name it.", 400)
         began = time.perf_counter()
         with tracing.span("projection"):
-            audio = await asyncio.to_thread(self.audio, frame)
+            audio = await self.project(frame)
         heard: list[int] = []
         source, tokens, shown = request.from_, 0, Deltas()
         prompt = [] if source is None else [self._text.tags[source]]
@@ -138,6 +141,10 @@ class Service:
     def audio(self, frame: Frame) -> Rows:
         """A frame's rows [queries, engine.width] as the LLM reads them."""
         return self._projector(decode(frame, self._tables))
+
+    async def project(self, frame: Frame) -> Rows:
+        """The same, while the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.audio, frame)
 
     async def _generate(
         self, name: str, audio: Rows, prompt: Sequence[int], sampling: Sampling

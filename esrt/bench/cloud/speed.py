@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> str:
             f"{args.clients} clients, {args.requests} requests a round, each for a transcript and one translation as a "
             f"stream of events; {args.rounds} rounds by turns after one that warms up, each with frames that no engine "
             "has seen. Tokens are those of answers. Offline: `LLM.generate` in vLLM with the server's settings, on the "
-            f"same rows, all given at once, {args.clients} decoded together; projecting them is not counted. Clients "
-            f"and servers share {machine()}.",
+            f"same rows, {args.clients} decoded together: all clips at once, and when all have their transcript, all "
+            f"translations; projecting is not counted. Clients and servers share {machine()}.",
         ]
     )
