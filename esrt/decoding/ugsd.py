@@ -220,6 +220,4 @@ def write(
 
 def is_cut(error: CloudError) -> bool:
     """Whether the error is of the way to the cloud or of its load, rather than of what was asked."""
-    return error.code != "bad_response" and (
-        error.status in (0, 408, 429) or (error.status >= 500 and error.status != 501)
-    )
+    return error.code != "bad_response" and (error.status in (0, 408, 429) or error.status >= 500)

@@ -137,6 +137,17 @@ def test_what_one_clip_shares(found: dict[str, Any]) -> None:
     assert min(cached for _, cached in alone[1::2]) >= 64
 
 
+def test_ranks_of_a_drafted_block(found: dict[str, Any]) -> None:
+    """Its own greedy text stands, up to ties in bfloat16; of another block all that comes before its wrong token."""
+    own, other, never = found["verified"]
+    for checked in (own, other, never):
+        assert checked["best"][:3] == own["block"][:3]
+        assert max(checked["ranks"][:2]) <= 2 and len(checked["ranks"]) == len(checked["best"]) == 5
+    assert own["best"] == own["block"] and max(own["ranks"]) <= 2
+    assert other["ranks"][2] > 2
+    assert set(never["ranks"][2:]) == {81_441}
+
+
 def test_a_closed_generator_leaves_its_place(found: dict[str, Any]) -> None:
     closed = found["closed"]
     assert (closed["during"], closed["after"]) == (1, 0)

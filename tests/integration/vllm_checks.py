@@ -98,6 +98,17 @@ async def closed_early(engine: Any, audio: Rows) -> dict[str, int]:
     return {"during": during, "after": endless.load, "decoded": decoded}
 
 
+async def verified(engine: Any, audio: Rows, text: dict[str, Any]) -> list[dict[str, Any]]:
+    """Three blocks after one prefix: its own text, the same with another third token, and with one it cannot write."""
+    prefix, own = [*text["heard"], *text["known"]], text["told"][:5]
+    never = next(token for token in range(len(engine._table)) if token not in engine._numbers)
+    found = []
+    for block in (own, [*own[:2], own[0], *own[3:]], [*own[:2], never, *own[3:]]):
+        ranks = await engine.verify("clip", np.concatenate([audio, engine.embed([*prefix, *block])]), block)
+        found.append({"block": block, "ranks": ranks.ranks, "best": ranks.best})
+    return found
+
+
 async def refused(engine: Any, rows: Rows, sampling: Sampling) -> str:
     try:
         async for _ in engine.generate(rows, sampling):
@@ -115,6 +126,8 @@ async def main(service: Service, frames: list[bytes]) -> None:
     watched.taken()
     found["salts"] = await salted(service, watched, audio[0], ["a", "a", "b", "a", "b"])
     found["fork"] = await forked(service, watched, frames[0])
+    long = next(place for place, text in enumerate(found["texts"]) if len(set(text["told"][:5])) == 5)
+    found["verified"] = await verified(engine, audio[long], found["texts"][long])
     found["closed"] = await closed_early(engine, audio[0])
     found["beam"] = await refused(engine, audio[0], Sampling(beam=2))
     found["row"] = engine.embed([5, 240_000])[:, :4].tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,12 +30,25 @@ class Sampling:
             raise ValueError("max_new_tokens and beam must be at least 1")
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """Of each token of a block: its rank (1: the likeliest; of equals the lower id), and the likeliest token there."""
+
+    ranks: list[int]
+    best: list[int]
+
+
 class Engine(Protocol):
     """A language model that reads rows instead of token ids."""
 
     @property
     def width(self) -> int:
         """Width of a row."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end a text."""
         ...
 
     @property
@@ -63,6 +76,13 @@ class Engine(Protocol):
         A stop id is yielded as the last token, EOS is not. Closing the generator ends the decoding.
         Raises CloudError `overloaded` when too many requests wait, `not_ready` when the engine is closed or has failed,
         `beam_not_supported` where the engine has no beam search.
+        """
+        ...
+
+    async def verify(self, key: Hashable, rows: Rows, block: Sequence[int]) -> Ranks:
+        """Of each id of `block`, which `rows` [n, width] end in: how likely the model finds it there.
+
+        `key` names whose clip it is; nothing that was computed for one key is used for another. Raises as `generate`.
         """
         ...
 

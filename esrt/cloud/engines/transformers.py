@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
-from esrt.cloud.engines.verify import KEPT_SECONDS, Checker, Ranks
+from esrt.cloud.engines.verify import KEPT_SECONDS, Checker
 from esrt.cloud.metrics import engine_batch, engine_queue
 from esrt.errors import CloudError, where
 

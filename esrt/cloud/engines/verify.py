@@ -11,28 +11,19 @@ import queue
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from esrt.cloud.engines.base import Rows
+from esrt.cloud.engines.base import Ranks, Rows
 from esrt.cloud.engines.keyvalues import KeyValues, extend, stack, start
 from esrt.cloud.engines.prefixes import shared
 
 KEPT_BYTES = 256 << 20
 KEPT_SECONDS = 60.0
 """After its last block: a device that is silent for longer has finished the clip, or is gone."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Of each token of a block: its rank (1: the likeliest; of equals the lower id), and the likeliest token there."""
-
-    ranks: list[int]
-    best: list[int]
 
 
 class Check:

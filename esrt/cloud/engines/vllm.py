@@ -10,16 +10,16 @@ import argparse
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Sequence
 from contextlib import aclosing
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.vllm_folder import embedding, language_model
 from esrt.cloud.engines.vllm_plugin import SERVER
 from esrt.errors import CloudError, ModelError, UsageError, where
@@ -48,7 +48,7 @@ class VLLMEngine:
         self._table = table
         self._ids = ids
         self._numbers = {token: number for number, token in enumerate(ids)}
-        self._eos_ids = frozenset(eos_ids)
+        self.eos_ids = frozenset(eos_ids)
         self._dtype: torch.dtype = llm.model_config.dtype
         self._scale = torch.tensor(table.shape[1] ** 0.5, dtype=self._dtype)
         self._names = map(str, count())
@@ -86,19 +86,54 @@ class VLLMEngine:
             raise CloudError(
                 "beam_not_supported", "This server has no beam search: leave `beam` out, or ask for a beam of 1.", 400
             )
+        prompt = embeds_input(torch.from_numpy(rows).to(self._dtype), cache_salt=sampling.salt or None)
+        async with aclosing(self._outputs(prompt, self._parameters(sampling))) as outputs:
+            async for output in outputs:
+                for number in output.outputs[0].token_ids:
+                    if (token := self._ids[number]) not in self.eos_ids:
+                        yield token
+
+    async def verify(self, key: Hashable, rows: Rows, block: Sequence[int]) -> Ranks:
+        """See Engine.verify. All rows are computed each time: vLLM says nothing of those that it finds in its cache.
+
+        Of equals none comes first, so that a rank may be higher here than on another engine.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs.engine import embeds_input
+
+        # A token that the model cannot write has no number: what it would write there instead is asked for.
+        known = list(takewhile(lambda number: number is not None, map(self._numbers.get, block)))
+        rows = rows[: len(rows) - len(block) + len(known)]
+        before = len(rows) - len(known)
+        prompt = embeds_input(
+            torch.from_numpy(rows).to(self._dtype),
+            prompt_token_ids=[*[0] * before, *known],
+            is_token_ids=[*[False] * before, *[True] * len(known)],
+        )
+        asked = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        async with aclosing(self._outputs(prompt, asked)) as outputs:
+            found = [output async for output in outputs][-1]
+        ranks, best = [], []
+        for place, number in enumerate(known, before):
+            likely = found.prompt_logprobs[place]
+            ranks.append(likely[number].rank)
+            best.append(self._ids[next(other for other, about in likely.items() if about.rank == 1)])
+        missing = len(block) - len(known)
+        return Ranks(
+            [*ranks, *[len(self._ids) + 1] * missing], [*best, *[self._ids[found.outputs[0].token_ids[0]]] * missing]
+        )
+
+    async def _outputs(self, prompt: Any, parameters: Any) -> AsyncGenerator[Any, None]:
+        """What vLLM answers, piece by piece. Raises CloudError `not_ready` or `engine_failed`."""
         if not self.ready:
             raise _closed()
-        prompt = embeds_input(torch.from_numpy(rows).to(self._dtype), cache_salt=sampling.salt or None)
         name = next(self._names)
         self._running.add(name)
         try:
-            async with aclosing(self._llm.generate(prompt, self._parameters(sampling), name)) as outputs:
+            async with aclosing(self._llm.generate(prompt, parameters, name)) as outputs:
                 async for output in outputs:
-                    answer = output.outputs[0]
-                    for number in answer.token_ids:
-                        if (token := self._ids[number]) not in self._eos_ids:
-                            yield token
-                    if answer.finish_reason not in (None, "stop", "length"):
+                    yield output
+                    if output.outputs[0].finish_reason not in (None, "stop", "length"):
                         raise _closed() if self._closing else _failed()
         except CloudError:
             raise
@@ -114,7 +149,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        ends = (self._numbers.get(token) for token in sampling.stop_ids | self._eos_ids)
+        ends = (self._numbers.get(token) for token in sampling.stop_ids | self.eos_ids)
         return SamplingParams(
             temperature=0.0,
             max_tokens=sampling.max_new_tokens,
@@ -153,9 +188,10 @@ def read_flags(flags: Sequence[str]) -> argparse.Namespace:
             raise UsageError("vllm_flags", f"vLLM does not take these flags: {message}.")
 
     parser = AsyncEngineArgs.add_cli_args(Parser(prog="esrt serve --engine vllm --", allow_abbrev=False))
-    parser.set_defaults(block_size=_BLOCK, disable_log_stats=True, use_tqdm_on_load=False)
+    parser.set_defaults(block_size=_BLOCK, use_tqdm_on_load=False)
     if current_platform.is_cpu():
         parser.set_defaults(block_size=_CPU_BLOCK, enforce_eager=True)  # compiling takes minutes there
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             parser.set_defaults(kv_cache_memory_bytes=_CPU_BYTES)
     args: argparse.Namespace = parser.parse_args(list(flags))
@@ -175,6 +211,7 @@ def start(ready: Path, args: argparse.Namespace, max_rows: int) -> VLLMEngine:
     args.model = str(model.folder)
     args.skip_tokenizer_init = args.enable_prompt_embeds = True
     args.max_model_len = args.max_model_len or max_rows
+    args.served_model_name = args.served_model_name or [ready.name]
     os.environ[SERVER] = str(os.getpid())
     try:
         config = AsyncEngineArgs.from_cli_args(args).create_engine_config()

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM
 
-from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.keyvalues import forward
 from esrt.cloud.engines.transformers import TransformersEngine
-from esrt.cloud.engines.verify import Kept, Ranks, _ranks
+from esrt.cloud.engines.verify import Kept, _ranks
 from esrt.errors import CloudError
 
 EOS = 1
