@@ -75,15 +75,6 @@ def test_the_handshake(server: Server, body: Body) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "features_not_found")
 
 
-def test_an_engine_that_cannot_check_says_so(server: Server, body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other:
-        load, ready, width = 0, True, 32
-
-    monkeypatch.setattr(server.service, "engine", Other())
-    from esrt.cloud.verifications import Verifications
-
-    assert Verifications(server.service).tokenizer is None
-
 
 WRONG: list[Body] = [
     {"block": []}, {"block": [1] * 65}, {"block": "abc"}, {"block": [1.5]}, {"block": [True]}, {"block": [-1]},
