@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from esrt.cli.common import Verbs
 
 BENCHES = {
+    "bandwidth": "esrt.bench.bandwidth.__main__",
     "cloud": "esrt.bench.cloud.__main__",
     "edge": "esrt.bench.edge.__main__",
     "kvspn": "esrt.bench.kvspn.__main__",
     "training": "esrt.bench.training.__main__",
+    "ugsd": "esrt.bench.ugsd.__main__",
 }
 """What can be measured: the module whose `main` takes the rest of the command line and returns the exit code."""
 

@@ -75,7 +75,6 @@ def test_the_handshake(server: Server, body: Body) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "features_not_found")
 
 
-
 WRONG: list[Body] = [
     {"block": []}, {"block": [1] * 65}, {"block": "abc"}, {"block": [1.5]}, {"block": [True]}, {"block": [-1]},
     {"prefix": [0] * 1025}, {"prefix": None}, {"rank": 0}, {"rank": 1001}, {"rank": "1"}, {"tokenizer": "x"},
