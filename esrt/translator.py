@@ -102,6 +102,10 @@ class Translator:
     def _set(self, encoder: Encoder, cloud: Cloud, codec: str) -> None:
         self._encoder, self._cloud, self._codec = encoder, cloud, codec
 
+    def protect(self) -> None:
+        """From now on every clip is shifted and its level changed at random before it is encoded (docs/privacy.md)."""
+        self._encoder.protect = True
+
     @property
     def fingerprint(self) -> bytes:
         """8 bytes that name the device's half: what another made may be told otherwise."""
@@ -157,6 +161,9 @@ class OfflineTranslator:
         from esrt.m2m.offline import Offline
 
         self._model = Offline(model)
+
+    def protect(self) -> None:
+        """Nothing is sent: there is nothing to hide."""
 
     @property
     def fingerprint(self) -> bytes:

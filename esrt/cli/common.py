@@ -49,6 +49,9 @@ def speech(parser: argparse.ArgumentParser) -> None:
     codec(parser)
     timing(parser)
     parser.add_argument(
+        "--protect", action="store_true", help="shift each clip and change its level at random before it is encoded"
+    )
+    parser.add_argument(
         "--format",
         choices=tuple(SUFFIXES),
         default="text",

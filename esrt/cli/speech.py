@@ -53,6 +53,8 @@ def each_file(args: argparse.Namespace, to: list[str]) -> int:
                         continue
                     if translator is None:
                         translator = _translator(args)
+                        if args.protect:
+                            translator.protect()
                     run.translate(translator, sound, count + Path(path).name)
                     if sound.damage is not None:
                         raise sound.damage

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from esrt.audio.padding import pad
+from esrt.audio.protect import protect
 from esrt.audio.samples import Samples, checked
 from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES
 from esrt.edge.cores import saturates, usable_cores
@@ -48,6 +49,8 @@ class Encoder:
     fingerprint: bytes
     tables: Tables
     codecs: list[str]
+    protect = False
+    """Set it, and every clip is shifted and its level changed at random before it is encoded (esrt.audio.protect)."""
 
     def __init__(self, path: str | Path, threads: int | None = None, timing: Timing = "fast") -> None:
         """Load the ONNX file at `path`; `threads` is one per physical core if not given.
@@ -108,6 +111,8 @@ class Encoder:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options.only_execute_path_to_fetches = True  # no search where rows are asked for
+        if self.protect:
+            samples = protect(samples)
         waveform = pad(samples, self.info.context)
         frames = np.array([len(waveform) // FRAME_SAMPLES])
         if self._timing == "constant":
