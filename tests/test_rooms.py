@@ -32,6 +32,9 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 SIDEWAYS = {
     ("model", "wire"),  # a model's codec tables and fingerprint are defined by the wire
     ("m2m", "train"),  # one reader of manifests, one sampler, one cache of frames, one form of checkpoints
+    ("privacy", "edge"),  # what an attacker holds is what the device's own encoder makes
+    ("privacy", "train"),  # an attacker's voices are in the same manifests, and speak through the same synthesiser
+    ("privacy", "evaluate"),  # what is turned back to sound is heard by the baseline's Whisper
     ("evaluate", "train"),  # what is measured is listed in the same manifests as what is trained on
     ("decoding", "cloud"),  # a drafter's cache and texts are the cloud's own: both sides must tell them the same way
 }

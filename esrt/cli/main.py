@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from esrt import __version__
 from esrt.cli import (
+    audit,
     bench,
     codebooks,
     data,
@@ -58,6 +59,7 @@ VERBS = (
     ugsd,
     m2m,
     evaluate,
+    audit,
     bench,
 )
 """In the order of `esrt --help`."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from esrt.train.adversary import Voices
 from esrt.train.augment import augment
 from esrt.train.examples import Example, Tokenizer, always_into, example, one_caption, plain, token_ids
 from esrt.train.features import Features
@@ -56,12 +57,15 @@ class Targets(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Frames [b, t, width] of which `lengths` [b] are real, and what they are asked for."""
+    """Frames [b, t, width] of which `lengths` [b] are real, and what they are asked for; `voices` (`Voices.of`) are
+    there where they shall be hidden.
+    """
 
     frames: Tensor
     lengths: Tensor
     targets: Targets | None
     answers: Answers | None
+    voices: Tensor | None = None
 
 
 class Sample(NamedTuple):
@@ -96,6 +100,7 @@ class Batches:
     whisper_tokenizer: Tokenizer
     vocabularies: Vocabularies
     end: int
+    voices: Voices | None = None
 
     def samples(self, stage: Stage, step: int) -> list[Sample]:
         """All clips of batch `step`, each with its task."""
@@ -139,7 +144,8 @@ class Batches:
             places = range(*part.indices(len(samples)))
             seeds = [[self.recipe.seed, step, place, *stage.name.encode()] for place in places]
         frames, lengths = self.frames([sample.clip for sample in mine], seeds)
-        return Batch(frames, lengths, targets, answers(examples) if examples else None)
+        voices = None if self.voices is None else self.voices.of([sample.clip.audio for sample in mine])
+        return Batch(frames, lengths, targets, answers(examples) if examples else None, voices)
 
     def _whisper_targets(self, samples: Sequence[Sample]) -> Targets:
         found = [torch.tensor(token_ids(self.whisper_tokenizer, plain(s.clip.transcript))).long() for s in samples]

@@ -270,14 +270,14 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
 
 @torch.no_grad()
 def validate(distiller: Distiller, source: Source) -> dict[str, float]:
-    """On held-back clips, mean over the tokens: KL, and the share on which both models agree."""
+    """On held-back clips, if there are any, mean over the tokens: KL, and the share on which both models agree."""
     sums, tokens = {"kl": 0.0, "right": 0.0}, 0.0
     for audio, given in source.held_back():
         _, shown = distiller.loss(audio, given, torch.Generator().manual_seed(0))
         tokens += shown["tokens"]
         for name in sums:
             sums[name] += shown[name] * shown["tokens"]
-    return {name: value / tokens for name, value in sums.items()}
+    return {name: value / tokens for name, value in sums.items()} if tokens else {}
 
 
 def save(student: Gemma3ForCausalLM, whole: Path, folder: Path, plan: Plan) -> None:

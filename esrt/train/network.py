@@ -12,18 +12,22 @@ from transformers import PreTrainedModel
 from esrt.config import ModelConfig
 from esrt.model.projector import build_projector
 from esrt.model.qformer import QFormer
+from esrt.train.adversary import Adversary
 from esrt.train.batches import Answers, Batch, Targets, Vocabularies
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Losses(NamedTuple):
-    """Of each sample, float32 [b]: its answer's loss a token, the share of its tokens right, how many they are; CTC."""
+    """Of each sample, float32 [b]: its answer's loss a token, the share of its tokens right, how many they are; CTC,
+    or how far its rows have moved; what an adversary knows of its voice.
+    """
 
     answer: Tensor
     right: Tensor
     tokens: Tensor
     ctc: Tensor
+    leak: Tensor
 
 
 class WhisperCTC(nn.Module):
@@ -103,6 +107,7 @@ class Network(nn.Module):
         self.register_buffer("tag_of", _places(vocabularies.tags, len(table)), persistent=False)
         classes = torch.cat([vocabularies.llm, vocabularies.tags])
         self.register_buffer("class_of", _places(classes, len(table)), persistent=False)
+        self.adversary: Adversary | None = None  # a recipe may turn the adapter against one
         self.whisper_ctc = WhisperCTC(whisper_embedding, config.adapter.width)
         self.tied_ctc = TiedCTC(table.shape[1])
         lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, bias="none")
@@ -130,9 +135,17 @@ class Network(nn.Module):
         """What a stage of `objective` asks of a batch; a loss that it does not ask for is zero."""
         rows = self.adapter(batch.frames, batch.lengths)
         none = torch.zeros(len(rows), device=rows.device)
+        if objective == "hide":
+            assert self.adversary is not None and batch.voices is not None
+            leak = self.adversary.leak(rows, batch.voices)
+            with torch.no_grad():
+                wanted = self.projector(self.adversary.before(batch.frames, batch.lengths))
+            moved = (self.projector(rows) - wanted).square().mean((1, 2)) / wanted.square().mean((1, 2))
+            return Losses(none, none, none + rows.shape[1], moved, leak)
         if objective == "ctc-whisper":
             assert batch.targets is not None
-            return Losses(none, none, batch.targets.lengths.float(), ctc_loss(self.whisper_ctc(rows), batch.targets))
+            ctc = ctc_loss(self.whisper_ctc(rows), batch.targets)
+            return Losses(none, none, batch.targets.lengths.float(), ctc, none)
         audio = self.projector(rows)
         ctc = none
         if batch.targets is not None:
@@ -140,8 +153,8 @@ class Network(nn.Module):
             ctc = ctc_loss(self.tied_ctc(audio, words), batch.targets)
         if batch.answers is None:
             assert batch.targets is not None
-            return Losses(none, none, batch.targets.lengths.float(), ctc)
-        return Losses(*self.answer_loss(audio, batch.answers), ctc)
+            return Losses(none, none, batch.targets.lengths.float(), ctc, none)
+        return Losses(*self.answer_loss(audio, batch.answers), ctc, none)
 
     def answer_loss(self, audio: Tensor, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
         """Audio rows [b, q, llm] and what follows them -> loss of each example, share right, tokens; all [b].

@@ -40,7 +40,8 @@ class Stage:
     """One stage of the curriculum.
 
     `objective`: `ctc-whisper` (CTC on the adapter over Whisper's tokens), `ctc-llm` (CTC on the projector over the
-    LLM's own tokens, tied to its embedding), `llm` (the LLM's loss on answers, plus `ctc_weight` times the former).
+    LLM's own tokens, tied to its embedding), `llm` (the LLM's loss on answers, plus `ctc_weight` times the former),
+    `hide` (rows that stay where they were and tell less of the voice: `train.adversary`).
     `batch` counts clips of one step, over all processes. Rates are peak rates of AdamW; `lora_rate` 0 keeps the LLM
     frozen, LoRA included. `tasks` are the shares in which samples are drawn (ESRT paper, Table II), `loss_weights` what
     a task's loss counts beside the others' (1 where nothing is said), `weights` the manifests of this stage where they
@@ -48,7 +49,7 @@ class Stage:
     """
 
     name: str
-    objective: Literal["ctc-whisper", "ctc-llm", "llm"]
+    objective: Literal["ctc-whisper", "ctc-llm", "llm", "hide"]
     steps: int
     batch: int
     adapter_rate: float
@@ -84,6 +85,7 @@ class Recipe:
     unnamed: float = 0.7  # share of samples whose prompt does not name the source
     always: str = ""  # language that every clip is translated into, besides those that are drawn, where it has one
     augment: bool = False  # disturb the frames of each clip anew each time it is drawn
+    adversary: float = 0.0  # weight of what probes read of speaker and duration, which the adapter learns to hide
     validate_every: int = 0  # steps between looks at held-back clips, which move the tasks' loss weights; 0: never
     accumulate: int = 1  # parts a process computes its share of a batch in, one after the other
     checkpointing: bool = False  # compute the LLM's activations twice rather than keep them
@@ -158,6 +160,21 @@ def esrt_270m_captions() -> Recipe:
     )
 
 
+def esrt_270m_private() -> Recipe:
+    """ESRT-270M whose rows shall tell neither who speaks nor for how long: gradient reversal (docs/privacy.md).
+
+    Only the adapter learns: the cloud's half stays as it is.
+    """
+    return replace(
+        esrt_270m(),
+        name="esrt-270m-private",
+        start="ESRT-270M",
+        weights={"human": 0.4, "synth": 0.6},
+        adversary=0.3,
+        stages=(Stage("hide", "hide", steps=1000, batch=32, adapter_rate=5e-5, warmup=100),),
+    )
+
+
 def esrt_1b() -> Recipe:
     """ESRT-1B on one GPU."""
     return _paper("esrt-1b", "ESRT-1B", accumulate=2, checkpointing=False)
@@ -176,6 +193,7 @@ def esrt_12b() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "esrt-270m": esrt_270m,
     "esrt-270m-captions": esrt_270m_captions,
+    "esrt-270m-private": esrt_270m_private,
     "esrt-1b": esrt_1b,
     "esrt-4b": esrt_4b,
     "esrt-12b": esrt_12b,

@@ -23,6 +23,7 @@ from esrt.model.outputs import spelling
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import checkpoint, parallel
+from esrt.train.adversary import Adversary, Voices
 from esrt.train.batches import Batches, Vocabularies
 from esrt.train.examples import Tokenizer, plain, token_ids
 from esrt.train.features import Features
@@ -143,17 +144,23 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     if recipe.validate_every:
         sets, back = split(sets)
 
-    def batches(members: Mapping[str, Sequence[Clip]], augment: bool) -> Batches:
+    voices = Voices() if recipe.adversary else None
+
+    def batches(members: Mapping[str, Sequence[Clip]], augment: bool, voices: Voices | None = None) -> Batches:
         weights = {name: recipe.weights.get(name, 1.0) for name in members}
         sampler = Sampler(members, weights, recipe.seed, recipe.temperature, recipe.tiers)
-        return Batches(replace(recipe, augment=augment), sampler, features, tokenizer, whisper_tokenizer, known, end)
+        drawn = replace(recipe, augment=augment)
+        return Batches(drawn, sampler, features, tokenizer, whisper_tokenizer, known, end, voices)
 
     torch.manual_seed(recipe.seed)
     network = new_network(recipe, known, whisper, whisper_tokenizer, llm_folder, accelerator)
-    if recipe.start and at is None:
+    # An adversary's adapter is measured against the one that it began as, in a resumed run too.
+    if recipe.start and (at is None or voices):
         warm_start(network, recipe.start)
+    if voices:
+        network.adversary = Adversary(network.adapter, accelerator.device)
     validation = batches(back, False) if back else None
-    return Trainer(recipe, network, batches(sets, recipe.augment), accelerator, run, validation)
+    return Trainer(recipe, network, batches(sets, recipe.augment, voices), accelerator, run, validation)
 
 
 def new_network(

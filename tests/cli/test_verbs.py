@@ -35,6 +35,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
         "draft",
         "ugsd",
         "evaluate",
+        "audit",
     ],
 )
 def test_help_has_examples(run: Run, verb: str) -> None:

@@ -120,13 +120,19 @@ def recipe(text: str, seed: int, voice: dict[str, str | int]) -> str:
 
 def load(audio: str) -> Samples:
     """Speaks a recipe: float32 [n] at 16 kHz, the same for the same recipe. Raises UsageError bad_recipe, no_voice."""
+    spoken, seed = undisturbed(audio)
+    return disturb(spoken, random.Random(seed))
+
+
+def undisturbed(audio: str) -> tuple[Samples, int]:
+    """As `load`, before the sound goes through anything, and the recipe's seed."""
     try:
         fields = {name: values[0] for name, values in parse_qs(audio.removeprefix(SPOKEN_ON_THE_FLY)).items()}
         speed, pitch, pitch_range, seed = (int(fields[name]) for name in ("speed", "pitch", "pitch_range", "seed"))
         text, voice = fields["text"], fields["voice"]
     except (KeyError, ValueError) as error:
         raise UsageError("bad_recipe", f"{audio[:80]!r} is not a recipe for speech: {error}.") from error
-    return disturb(say(text, voice, speed, pitch, pitch_range), random.Random(seed))
+    return say(text, voice, speed, pitch, pitch_range), seed
 
 
 def rows(

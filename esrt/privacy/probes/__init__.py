@@ -1,0 +1,1 @@
+"""Trained attackers: what each of them reads off what it holds."""
