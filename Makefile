@@ -1,6 +1,7 @@
-# make demo   translates three clips of human speech, through the real split of device and cloud
-# make test   lint, types and all tests
-# make fuzz   twenty times as much of tests/fuzz as make test does, from another seed each time: for the night
+# make demo        translates three clips of human speech, through the real split of device and cloud
+# make test        lint, types and all tests
+# make bench-small every page of docs/benchmarks in small, into build/bench-small
+# make fuzz        twenty times as much of tests/fuzz as make test does, from another seed each time: for the night
 # Needs Python 3.10 or newer with pip. Everything else goes into .venv, once.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test fuzz lint format clean
+.PHONY: help demo test fuzz bench-small lint format clean
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -21,6 +22,9 @@ test: lint $(VENV)/.redis $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
 
 fuzz: $(VENV)/.dev
 	ESRT_FUZZ=20 $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/fuzz
+
+bench-small: $(VENV)/.dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" recipes/bench-small.sh build/bench-small
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,6 +52,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing esrt[dev] into $(VENV) (some 1.5 GB, once)" >&2
 	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps resemblyzer==0.1.4
 	@touch $@ $(VENV)/.demo
 
 # WordNet for METEOR, which scores captions: Debian's package, unpacked and not installed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM
 
-from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.service import Event, Service
 from esrt.cloud.text import Deltas, Text, circles
 from esrt.errors import CloudError, FrameError, ModelError
@@ -30,6 +30,7 @@ class Scripted:
     ready = True
     failed = False
     load = 0
+    eos_ids = frozenset[int]()
 
     def __init__(self, answers: dict[int, list[int]], fails: int | None = None) -> None:
         self.answers = answers
@@ -39,6 +40,9 @@ class Scripted:
 
     def embed(self, ids: Sequence[int]) -> Rows:
         return np.repeat(np.array(ids, np.float32)[:, None], self.width, axis=1)
+
+    async def verify(self, key: Hashable, rows: Rows, block: Sequence[int]) -> Ranks:
+        raise NotImplementedError
 
     async def generate(self, rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
         prompt = [int(value) for value in rows[:, 0]]
