@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationMixin, WhisperForConditionalGeneration
+from transformers import logging as transformers_logging
 from transformers.modeling_outputs import BaseModelOutput
 
 from esrt.audio.io import load as sound
@@ -45,6 +46,7 @@ VARIANTS: dict[str, Drafting | None] = {
 def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> str:
     """The section."""
     torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()  # an assistant's lengths are worth a warning to it, for every text
     whole, assistant = load(model), load(small).whisper
     items = score.choose(manifest, whole.config.languages, clips)
     ears = Ears(whole)
