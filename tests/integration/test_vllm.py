@@ -146,6 +146,7 @@ def test_ranks_of_a_drafted_block(found: dict[str, Any]) -> None:
     assert own["best"] == own["block"] and max(own["ranks"]) <= 2
     assert other["ranks"][2] > 2
     assert set(never["ranks"][2:]) == {81_441}
+    assert found["long"] == "bad_request"
 
 
 def test_a_closed_generator_leaves_its_place(found: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from esrt.cloud.engines import vllm
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.load import load_service, starter
 from esrt.cloud.service import Service
-from esrt.errors import CloudError
+from esrt.errors import CloudError, UsageError
 from esrt.languages import CORE
 from esrt.wire.schemas import TranslationRequest
 
@@ -109,6 +109,14 @@ async def verified(engine: Any, audio: Rows, text: dict[str, Any]) -> list[dict[
     return found
 
 
+async def too_long(engine: Any, audio: Rows) -> str:
+    try:
+        await engine.verify("clip", np.concatenate([audio] * 8), [5])
+    except UsageError as error:
+        return error.code
+    return ""
+
+
 async def refused(engine: Any, rows: Rows, sampling: Sampling) -> str:
     try:
         async for _ in engine.generate(rows, sampling):
@@ -129,6 +137,7 @@ async def main(service: Service, frames: list[bytes]) -> None:
     long = next(place for place, text in enumerate(found["texts"]) if len(set(text["told"][:5])) == 5)
     found["verified"] = await verified(engine, audio[long], found["texts"][long])
     found["closed"] = await closed_early(engine, audio[0])
+    found["long"] = await too_long(engine, audio[0])
     found["beam"] = await refused(engine, audio[0], Sampling(beam=2))
     found["row"] = engine.embed([5, 240_000])[:, :4].tolist()
     found["children"] = [process.pid for process in engine._llm.engine_core.resources.engine_manager.processes]

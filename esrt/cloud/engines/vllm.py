@@ -101,6 +101,8 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.inputs.engine import embeds_input
 
+        if len(rows) >= self._llm.model_config.max_model_len:
+            raise UsageError("bad_request", "The request cannot be read: its prefix is longer than any text here.")
         # A token that the model cannot write has no number: what it would write there instead is asked for.
         known = list(takewhile(lambda number: number is not None, map(self._numbers.get, block)))
         rows = rows[: len(rows) - len(block) + len(known)]
