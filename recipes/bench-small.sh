@@ -22,6 +22,7 @@ if [ ! -e "$data/prompts.jsonl" ]; then
     --source eng,fra,ita --target eng,fra,ita,deu --out "$work/all"
   mkdir -p "$data"
   awk 'NR % 25 == 0' "$work/all/asterisk.jsonl" >"$data/human.jsonl"
+  cp "$work/all/asterisk.jsonl" "$data/asterisk.jsonl"
   awk 'NR % 10 == 0' "$work/all/asterisk-test.jsonl" >"$data/test.jsonl"
   for name in synth tuxpaint prompts; do
     esrt data synth "$data/human.jsonl" --source eng,fra,ita --target eng,fra,ita,deu --each 12 --name $name --out "$data"
@@ -47,7 +48,7 @@ bench edge speed --rounds 2
 bench edge memory
 bench edge install
 bench edge quality --data "$data" --clips 2
-bench edge long --minutes 3
+bench edge long --minutes 1
 bench cloud speed --clients 8 --requests 8 --rounds 1 --engines transformers
 bench cloud fork --targets 8 --rounds 1 --engines transformers
 bench cloud burst --capacity 4
@@ -59,10 +60,10 @@ bench training score --data "$data" --clips 2
 bench training starts --data "$data" --seconds 10
 bench training ablation --data "$data" --share 0.001
 bench kvspn all --data "$data" --model "$work/m2m/model" --small "$work/small/model" --clips 1 --rounds 1 --each 2
-bench ugsd translation --data "$data" --draft "$work/draft/model" --clips 1
-bench ugsd latency --data "$data" --draft "$work/draft/model" --clips 1
+bench ugsd translation --data "$data" --draft "$work/draft/model" --clips 1 --to eng
+bench ugsd latency --data "$data" --draft "$work/draft/model" --clips 1 --to eng
 bench bandwidth bytes --clips 1
 bench bandwidth quality --clips 1
-esrt audit --data "$data" --manifest human --test test --out "$pages/privacy.md" --work "$work/audit" \
+esrt audit --data "$data" --manifest asterisk --test test --out "$pages/privacy.md" --work "$work/audit" \
   --speakers 2 --scored 2 --each 2 --epochs 2 --heard 2 --codec audio,bf16,rvq32 >/dev/null
 echo "pages in $pages, after $((SECONDS - began)) s" >&2
