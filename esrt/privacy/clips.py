@@ -53,6 +53,11 @@ class Clip:
     level: float | None = None
     channel: str = ""
 
+    @property
+    def voice(self) -> str:
+        """Its speaker; where that is not known, all of a corpus in a language are taken for one voice."""
+        return self.speaker or f"{self.corpus} {self.language}"
+
     def samples(self) -> Samples:
         """float32 [n], 16 kHz; the same each time. Raises AudioError, UsageError."""
         if self.corpus != SYNTHETIC:

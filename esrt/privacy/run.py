@@ -120,7 +120,7 @@ def run(
     found = Findings(_about(known))
     found.figures["text"] = {"duration": _from_text(known)}
     scored = np.array([clip.scored for clip in known.clips])
-    speakers = np.array([clip.speaker or f"{clip.corpus} {clip.language}" for clip in known.clips], str)
+    speakers = np.array([clip.voice for clip in known.clips], str)
 
     @cache
     def network(view: View) -> Embed:
@@ -250,7 +250,7 @@ def _from_text(known: Known) -> Figure:
 def _about(known: Known) -> dict[str, Any]:
     def part(scored: bool, synthetic: bool) -> dict[str, int]:
         these = [c for c in known.clips if c.scored is scored and (c.corpus == SYNTHETIC) is synthetic]
-        names = {c.speaker or f"{c.corpus} {c.language}" for c in these}
+        names = {c.voice for c in these}
         return {"clips": len(these), "voices": len(names), "languages": len({c.language for c in these})}
 
     return {

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
 from esrt.audio import protect
+from esrt.audio.formats import encoded
 from esrt.audio.io import load
 from esrt.audio.samples import Samples
-from esrt.config import SAMPLE_RATE
 from esrt.edge.encoder import Encoder
 from esrt.errors import UsageError
 from esrt.model.checkpoint import fingerprint, load_tables
@@ -130,15 +129,7 @@ class Views:
 
 def opus(samples: Samples) -> Samples:
     """What is left after Opus at 16 kb/s: float32 [n] -> about [n]."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono")
-        stream.bit_rate = 16_000
-        frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
-        frame.rate = SAMPLE_RATE
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    file.seek(0)
-    return load(file)
+    return load(io.BytesIO(encoded(samples, "ogg", "libopus", ({}, {}), 16_000)))
 
 
 def _same(sound: Samples) -> Samples:

@@ -15,8 +15,9 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esrt.audio import formats
 from esrt.audio.io import load
-from esrt.bench.bandwidth import formats, quality, sizes
+from esrt.bench.bandwidth import quality, sizes
 from esrt.bench.bandwidth.__main__ import PAGE, SECTIONS, main
 from esrt.bench.bandwidth.clips import rows_of
 from esrt.bench.bandwidth.line import Device, cloud

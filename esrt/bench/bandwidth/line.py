@@ -111,12 +111,10 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = {"to": [json.loads(body)["to"]]} if self.headers["Content-Type"] == JSON else self._query()
-        answer = TranslationResponse("eng", "", dict.fromkeys(asked["to"], ""), "0" * 32, Usage(len(body), 0, 0.0))
+        in_body = self.headers["Content-Type"] == JSON
+        to = [json.loads(body)["to"]] if in_body else parse_qs(urlsplit(self.path).query)["to"]
+        answer = TranslationResponse("eng", "", dict.fromkeys(to, ""), "0" * 32, Usage(len(body), 0, 0.0))
         self._answer(json.dumps(answer.to_json()).encode())
-
-    def _query(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.path).query)
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -136,7 +134,6 @@ def _certificate(folder: Path) -> Path:
     file = folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "2", "-subj", "/CN=ESRT bench", "-addext", f"subjectAltName=IP:{HOST}"]
-    subprocess.run(
-        [*command, "-keyout", "-", "-out", "-"], check=True, stdout=file.open("wb"), stderr=subprocess.DEVNULL
-    )
+    with file.open("wb") as out:
+        subprocess.run([*command, "-keyout", "-", "-out", "-"], check=True, stdout=out, stderr=subprocess.DEVNULL)
     return file

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from sacrebleu.metrics.chrf import CHRF
 from tqdm import tqdm
 
+from esrt.audio import formats
 from esrt.audio.io import load
-from esrt.bench.bandwidth import formats, sizes
+from esrt.bench.bandwidth import sizes
 from esrt.bench.bandwidth.clips import INTO, rows_of
 from esrt.bench.bandwidth.line import cloud as listening
 from esrt.bench.page import machine, table

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from esrt.audio import formats
 from esrt.audio.io import load
 from esrt.audio.samples import Samples
 from esrt.audio.segments import segments
-from esrt.bench.bandwidth import formats
 from esrt.bench.bandwidth.clips import rows_of
 from esrt.bench.bandwidth.line import Device, cloud
 from esrt.bench.edge.sounds import speech

@@ -193,7 +193,7 @@ def read_flags(flags: Sequence[str]) -> argparse.Namespace:
     parser.set_defaults(block_size=_BLOCK, use_tqdm_on_load=False)
     if current_platform.is_cpu():
         parser.set_defaults(block_size=_CPU_BLOCK, enforce_eager=True)  # compiling takes minutes there
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nor may the ranks of prompt tokens be compiled
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             parser.set_defaults(kv_cache_memory_bytes=_CPU_BYTES)
     args: argparse.Namespace = parser.parse_args(list(flags))

@@ -27,8 +27,8 @@ def train(rows: Array, prints: Array, clips: Sequence[Clip], epochs: int) -> Pro
     """
     torch.manual_seed(0)
     places = np.flatnonzero([not clip.scored for clip in clips])
-    names = sorted({clip.speaker or clip.corpus + clip.language for clip in clips if not clip.scored})
-    owner = np.array([names.index(c.speaker or c.corpus + c.language) if not c.scored else -1 for c in clips])
+    names = sorted({clip.voice for clip in clips if not clip.scored})
+    owner = np.array([names.index(clip.voice) if not clip.scored else -1 for clip in clips])
     middle = prints[places].mean(0)
     means = np.stack([prints[owner == number].mean(0) for number in range(len(names))]) - middle
     targets = nn.functional.normalize(torch.from_numpy(means).float(), dim=1)

@@ -91,7 +91,7 @@ def _asked(
         _head(question, [question.answer(clip, one) for clip, one in zip(clips, heard, strict=True)], trained)
         for question in QUESTIONS
     ]
-    return trained, heads, np.array([clip.speaker or f"{clip.corpus} {clip.language}" for clip in clips], str)
+    return trained, heads, np.array([clip.voice for clip in clips], str)
 
 
 @dataclass(frozen=True)

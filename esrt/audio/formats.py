@@ -33,12 +33,12 @@ def rounded(samples: Samples) -> Samples:
 
 def wav(samples: Samples) -> bytes:
     """float32 [n], 16 kHz -> 16-bit PCM with a head of 44 bytes."""
-    return _encoded(samples, "wav", "pcm_s16le", _WAV)
+    return encoded(samples, "wav", "pcm_s16le", _WAV)
 
 
 def flac(samples: Samples) -> bytes:
     """float32 [n], 16 kHz -> FLAC, 16 bit, FFmpeg's highest level."""
-    return _encoded(samples, "flac", "flac", _FLAC)
+    return encoded(samples, "flac", "flac", _FLAC)
 
 
 def opus(samples: Samples, kilobits: int, live: bool = False) -> bytes:
@@ -46,14 +46,15 @@ def opus(samples: Samples, kilobits: int, live: bool = False) -> bytes:
 
     As small as Ogg gets: frames of 60 ms in pages of up to 30 s. `live`: 20 ms and 1 s, as FFmpeg does by itself.
     """
-    return _encoded(samples, "ogg", "libopus", _LIVE if live else _OGG, 1000 * kilobits)
+    return encoded(samples, "ogg", "libopus", _LIVE if live else _OGG, 1000 * kilobits)
 
 
 def _pcm(samples: Samples) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
-def _encoded(samples: Samples, container: str, codec: str, options: Options, rate: int | None = None) -> bytes:
+def encoded(samples: Samples, container: str, codec: str, options: Options, rate: int | None = None) -> bytes:
+    """float32 [n], 16 kHz -> FFmpeg's `codec` in its `container`, at `rate` bits a second where it has one."""
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options[0]) as output:
         stream: Any = output.add_stream(codec, rate=SAMPLE_RATE, layout="mono", options=options[1])
