@@ -6,8 +6,10 @@ import argparse
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -67,7 +69,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """On what this runs: `2 cores of AMD EPYC, torch 2.13.0, 2 threads`."""
+    """On what this runs, when and from where: `2 cores of AMD EPYC, torch 2.13.0, 2026-11-21, commit 1a2b`."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -75,4 +77,16 @@ def machine() -> str:
     if info.is_file():
         named = re.findall(r"^model name\s*: (.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
         name = next(iter(named), name)
-    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+    torch_said = f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+    return f"{os.cpu_count()} cores of {name}, {torch_said}, {date.today()}{_commit()}"
+
+
+def _commit() -> str:
+    """`, commit 1a2b` of the checkout that this code is in, and whether the code was changed since; "" outside one."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return ""
+    git = ["git", "-C", str(here)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "esrt"], capture_output=True, text=True, check=False)
+    return f", commit {head.stdout.strip()}{' with changes' if changed.stdout else ''}" if head.stdout else ""

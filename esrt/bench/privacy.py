@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def audit(args: argparse.Namespace, views: Sequence[View], inverted: Sequence[Vi
         coded = [view for view in views if not view.is_sound]
         costs = quality(data, args.test.split(","), coded, folder, adversary, work, args.quality)
         parts.insert(1, _costs(costs, found))
-    parts.append(f"Ran on {machine()}, {date.today()}.")
+    parts.append(f"Ran on {machine()}.")
     text = "\n\n".join(parts)
     out = Path(args.out)
     if not out.is_file():

@@ -114,9 +114,14 @@ class Places(NamedTuple):
 
 
 class Engine:
-    """A model ready to decode on a processor. `trimmed` computes the logits of tokens that may be written alone."""
+    """A model ready to decode on a processor. `trimmed` computes the logits of tokens that may be written alone.
 
-    def __init__(self, model: M2M, precision: Precision = "float32", trimmed: bool = False) -> None:
+    A drafter's products are `drafting`, int8 unless said: they cost half then, and the base checks its guesses anyway.
+    """
+
+    def __init__(
+        self, model: M2M, precision: Precision = "float32", trimmed: bool = False, drafting: Precision = "int8"
+    ) -> None:
         decoder = model.decoder
         width = decoder.layers[0].self_attn.head_dim
         blocks = model.kvspn.groups if model.kvspn is not None else shared_out(len(decoder.layers), 1)
@@ -132,15 +137,15 @@ class Engine:
         self.ids = outputs if trimmed else None
         self.head = linear(self.embeddings[outputs] if trimmed else self.embeddings, None, precision)
         self.never = torch.full((len(self.embeddings),), -torch.inf).index_fill(0, outputs, 0.0)
-        self.blocks = [_Block(b, width, precision) for b in model.kvspn.blocks] if model.kvspn else []
+        self.blocks = [_Block(b, width, drafting) for b in model.kvspn.blocks] if model.kvspn else []
         self.carry = model.kvspn.carry.detach() if model.kvspn else None
         heads: Any = model.medusa.blocks if model.medusa else ()
         self.medusa = [
-            (Norm(norm), linear(one.weight, one.bias, precision), linear(two.weight, two.bias, precision))
+            (Norm(norm), linear(one.weight, one.bias, drafting), linear(two.weight, two.bias, drafting))
             for norm, one, _, two in heads
         ]
         self.draft_ids, self.draft_list = model.draft, model.draft.tolist()
-        self.draft_head = linear(self.embeddings[model.draft], None, precision)
+        self.draft_head = linear(self.embeddings[model.draft], None, drafting)
         most = len(self.positions)
         self.causal = torch.full((most, most), -torch.inf).triu(1)
 

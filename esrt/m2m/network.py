@@ -166,7 +166,10 @@ class Network(nn.Module):
         return self.head(rows[known], self.draft).float(), place[known]
 
     def _foresee(self, batch: Batch) -> Losses:
-        """The first draft's loss, half of the second's and Medusa's; the labels are what the base itself wrote."""
+        """The first draft's loss, half of the second's and Medusa's, on what the base itself wrote.
+
+        They learn the base's whole distribution over what may be drafted: it says more than the one token it chose.
+        """
         assert self.kvspn is not None
         forks, frames = len(batch.ids) // len(batch.lengths), batch.sound
         inside = padding(batch.lengths, frames.shape[1])
@@ -178,8 +181,10 @@ class Network(nn.Module):
         ahead = out.embedded + F.pad(self.kvspn.carry * first, (0, 0, 1, 0))[:, :-1]
         second = self._draft(ahead, out, kept, 1, inside, forks)
         one, wanted = self._guesses(first, batch.labels, PROMPT)
-        two, wanted_two = self._guesses(second, batch.labels, PROMPT + 1)
-        draft = F.cross_entropy(one, wanted) + 0.5 * F.cross_entropy(two, wanted_two)
+        two, _ = self._guesses(second, batch.labels, PROMPT + 1)
+        with torch.no_grad():
+            its, its_two = (self._guesses(out.hidden, batch.labels, PROMPT + n)[0].softmax(-1) for n in (0, 1))
+        draft = F.cross_entropy(one, its) + 0.5 * F.cross_entropy(two, its_two)
         every = (batch.labels[:, PROMPT:] != IGNORED).sum()
         guessed = (one.argmax(-1) == wanted).sum() / every
         total, zero, medusa = draft, draft.new_zeros(()), draft.new_zeros(())
@@ -187,7 +192,7 @@ class Network(nn.Module):
             # The row that chose the newest token guesses the next.
             rows = F.pad(self.medusa(out.hidden), (0, 0, 1, 0))[:, :-1]
             three, _ = self._guesses(rows, batch.labels, PROMPT)
-            total = total + F.cross_entropy(three, wanted)
+            total = total + F.cross_entropy(three, its)
             medusa = (three.argmax(-1) == wanted).sum() / every
         return Losses(total, zero, zero, zero, draft, zero, guessed, medusa)
 

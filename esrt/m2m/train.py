@@ -64,7 +64,7 @@ class Trainer:
             else:
                 wanted = drafting == name.startswith("medusa.")
             parameter.requires_grad_(wanted and name not in self.frozen)
-        self.engine = Engine(_on_processor(self.base)) if drafting else None
+        self.engine = Engine(_on_processor(self.base), trimmed=True) if drafting else None
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimiser step; returns what to print. Raises ModelError `loss_not_finite`; the weights stay then."""

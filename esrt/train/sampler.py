@@ -73,6 +73,7 @@ class Sampler:
     ) -> None:  # fmt: skip
         self._seed, self._weights = seed, weights
         self._temperature, self._tiers = temperature, tiers or {}
+        self.clips = sum(map(len, sets.values()))
         self._buckets: dict[str, Buckets] = {}
         self._sources: dict[str, dict[str, float]] = {}
         self._targets: dict[str, dict[str, dict[str, float]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -32,13 +33,16 @@ def build(recipe: Recipe, data: Path) -> Trainer:
 
 @torch.no_grad()
 def measure(trainer: Trainer, task: str, batches: int) -> tuple[float, float]:
-    """Loss an answer's token and share of tokens right, on the same `batches` of held-back clips each time."""
+    """Loss an answer's token and share of tokens right, on the same held-back clips each time.
+
+    They are `batches` of 8, and no more than it takes to see each clip that is held back once.
+    """
     held = trainer.validation
     assert held is not None
     asked = Stage("validation", "llm", steps=1, batch=8, adapter_rate=0.0, tasks={task: 1.0})
     trainer.model.eval()
     lost = right = count = 0.0
-    for number in range(batches):
+    for number in range(min(batches, math.ceil(held.sampler.clips / asked.batch))):
         samples = held.samples(asked, number)
         losses = trainer.losses(held, asked, number, samples, slice(None))
         lost += float((losses.answer * losses.tokens).sum())
