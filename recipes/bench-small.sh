@@ -57,6 +57,7 @@ bench training throughput --data "$data" --steps 2
 bench training memory --data "$data" --steps 20
 bench training expected --data "$data" --steps 1
 bench training score --data "$data" --clips 2
+bench training beams --data "$data" --clips 1
 bench training starts --data "$data" --seconds 10
 bench training ablation --data "$data" --share 0.001
 bench kvspn all --data "$data" --model "$work/m2m/model" --small "$work/small/model" --clips 1 --rounds 1 --each 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from esrt.audio.io import load
 from esrt.bench import page
 from esrt.bench.chart import line_chart
-from esrt.bench.training import ablation, arms, score, starts, throughput
+from esrt.bench.training import ablation, arms, beams, score, starts, throughput
 from esrt.bench.training.__main__ import PAGE, SECTIONS, main
 from esrt.bench.training.memory import Watched
 from esrt.config import PRESETS
@@ -145,6 +146,15 @@ def test_scores_of_a_manifest() -> None:
     assert score.quality([clip], [right], "deu") == "-"
     assert score.found([clip, clip], [right, wrong]) == "50.0%"
     assert score.errors([clip], [right]) == ["0.00", "0.00"]
+
+
+def test_beams_are_measured_on_the_same_clips(examples: Path, tmp_path: Path) -> None:
+    said, meant = "por favor inténtelo de nuevo", "please try again"
+    row = {"id": "1", "audio": str(examples / "spanish.flac"), "src": "spa", "tgt": "eng", "asr": said, "s2tt": meant}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    lines = beams.run("ESRT-270M", tmp_path / "test.jsonl", 1, "int8").splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:] == ["greedy", "beam 5"]
+    assert "spa -> eng" in lines[0]
 
 
 def test_whisper_translates(examples: Path) -> None:

@@ -6,6 +6,7 @@ How to run, from the root of a checkout (needs `pip install 'esrt[train,eval,tin
     python -m esrt.bench.training memory     --data data --steps 1000
     python -m esrt.bench.training expected   --data data --steps 5
     python -m esrt.bench.training score      --data data --model runs/first/model --clips 100
+    python -m esrt.bench.training beams      --data data --model runs/first/model --clips 10
     python -m esrt.bench.training starts     --data data --seconds 1200
     python -m esrt.bench.training ablation   --data data --share 0.5
 
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from esrt.bench.page import run
+from esrt.bench.page import Options, Section, reader, run
 from esrt.train import recipes
 
 PAGE = Path("docs/benchmarks/training.md")
@@ -51,7 +53,14 @@ def score(args: argparse.Namespace) -> str:
     """Translations of held-out clips, beside Whisper's."""
     from esrt.bench.training import score
 
-    return score.run(args.model, args.data / f"{args.manifest}.jsonl", args.clips, args.codec, args.beam)
+    return score.run(args.model, args.data / f"{args.manifest}.jsonl", args.clips, args.codec)
+
+
+def beams(args: argparse.Namespace) -> str:
+    """Greedy decoding and five beams on the same clips."""
+    from esrt.bench.training import beams
+
+    return beams.run(args.model, args.data / f"{args.manifest}.jsonl", args.clips, args.codec)
 
 
 def starts(args: argparse.Namespace) -> str:
@@ -68,30 +77,34 @@ def ablation(args: argparse.Namespace) -> str:
     return ablation.run(recipes.get(args.recipe), args.data, args.share)
 
 
-SECTIONS: dict[Callable[[argparse.Namespace], str], dict[str, object]] = {
-    throughput: {"steps": 20},
-    memory: {"steps": 1000},
-    expected: {"steps": 5},
-    score: {"model": "ESRT-270M", "manifest": "test", "clips": 100, "codec": "int8", "beam": 1},
-    starts: {"seconds": 1200.0},
-    ablation: {"share": 0.5},
+DATA: dict[str, Any] = {"type": Path, "required": True, "help": "folder of manifests and cached features"}
+RECIPE: dict[str, dict[str, Any]] = {"data": DATA, "recipe": {"default": "esrt-270m", "help": "default esrt-270m"}}
+MODEL: dict[str, dict[str, Any]] = {
+    "data": DATA,
+    "model": {"default": "ESRT-270M", "help": "name or folder (default ESRT-270M)"},
+    "manifest": {"default": "test", "help": "default test"},
+    "codec": {"default": "int8", "help": "default int8"},
+}
+
+
+def _number(default: int | float, about: str = "") -> dict[str, Any]:
+    return {"type": type(default), "default": default, "help": f"{about}default {default}"}
+
+
+SECTIONS: dict[Section, Options] = {
+    throughput: {**RECIPE, "steps": _number(20)},
+    memory: {**RECIPE, "steps": _number(1000)},
+    expected: {**RECIPE, "steps": _number(5)},
+    score: {**MODEL, "clips": _number(100, "of each language, ")},
+    beams: {**MODEL, "clips": _number(10, "of each language, ")},
+    starts: {**RECIPE, "seconds": _number(1200.0)},
+    ablation: {**RECIPE, "share": _number(0.5)},
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one measurement and writes its section; what it says is printed too."""
-    parser = argparse.ArgumentParser(prog="python -m esrt.bench.training", allow_abbrev=False)
-    verbs = parser.add_subparsers(metavar="SECTION", required=True)
-    for section, options in SECTIONS.items():
-        verb = verbs.add_parser(section.__name__, help=section.__doc__)
-        verb.add_argument("--data", type=Path, required=True, help="folder of manifests and cached features")
-        verb.add_argument("--page", type=Path, default=PAGE, help=f"Markdown page with the section (default {PAGE})")
-        for name, default in options.items():
-            verb.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
-        if section is not score:
-            verb.add_argument("--recipe", default="esrt-270m", help="default esrt-270m")
-        verb.set_defaults(section=section)
-    return run(parser.parse_args(arguments))
+    return run(reader("python -m esrt.bench.training", PAGE, SECTIONS).parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,6 @@ def run(recipe: Recipe, data: Path, share: float) -> str:
         [
             table(["", "steps after stage 0", *(f"{task.upper()}: loss / tokens right" for task in TASKS)], rows),
             f"{recipe.name}, steps of each stage: {steps}. What is left out is not made up for by more of "
-            f"the rest. Held-back clips, given the right text so far. `score --beam 5` adds beams. On {machine()}.",
+            f"the rest. Held-back clips, given the right text so far. Beams: the next section. On {machine()}.",
         ]
     )

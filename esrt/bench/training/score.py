@@ -136,13 +136,13 @@ def errors(clips: Sequence[Clip], answers: Sequence[Answer]) -> list[str]:
     return [f"{jiwer.cer(said, heard):.2f}", f"{middle:.2f}"]
 
 
-def run(model: str, manifest: Path, each: int, codec: str, beam: int) -> str:
+def run(model: str, manifest: Path, each: int, codec: str) -> str:
     """The section: `each` clips of every language of the manifest, by the model and by Whisper."""
     by_source = choose(read_manifest(manifest), each)
     clips = [clip for group in by_source.values() for clip in group]
     folder = prepare(model)
     config = ModelConfig.load(folder / "config.json")
-    mine = dict(zip((clip.audio for clip in clips), ours(folder, clips, codec, beam), strict=True))
+    mine = dict(zip((clip.audio for clip in clips), ours(folder, clips, codec, 1), strict=True))
     theirs = dict(zip((clip.audio for clip in clips), whispers(config, clips), strict=True))
     first, second = [], []
     targets = sorted({code for clip in clips for code in clip.references} - {ENGLISH})
@@ -156,7 +156,7 @@ def run(model: str, manifest: Path, each: int, codec: str, beam: int) -> str:
     head = ["source", "clips", "found: ESRT", "found: Whisper", "CER, all", "CER, median clip"]
     return "\n\n".join(
         [
-            f"{config.name}, {codec} frames, {'greedy' if beam == 1 else f'beam {beam}'}, at most {each} clips of "
+            f"{config.name}, {codec} frames, greedy, at most {each} clips of "
             f"{manifest.stem} a language, {WORDS} words or more; Whisper is `{config.encoder.weights}`, `translate`, "
             "greedy. Neither is told the language. BLEU and chrF are sacreBLEU's; CER is without case and punctuation.",
             table([*head, "-> eng BLEU / chrF: ESRT", "Whisper"], first),

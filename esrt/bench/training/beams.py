@@ -1,0 +1,41 @@
+"""What a beam adds: the same clips, greedy and with five beams (the last row of the paper's Table IX)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from esrt.bench.page import machine, table
+from esrt.bench.training.score import BATCH, ENGLISH, WORDS, choose, errors, ours, quality
+from esrt.train.manifest import read_manifest
+from esrt.translator import prepare
+
+BEAMS = (1, 5)
+
+
+def run(model: str, manifest: Path, each: int, codec: str) -> str:
+    """The section: `each` clips of every language of the manifest, into all languages that they have a reference in."""
+    by_source = choose(read_manifest(manifest), each)
+    clips = [clip for group in by_source.values() for clip in group]
+    folder = prepare(model)
+    into = [source for source, group in by_source.items() if any(ENGLISH in clip.references for clip in group)]
+    rows = []
+    for beam in BEAMS:
+        began = time.perf_counter()
+        answers = ours(folder, clips, codec, beam)
+        seconds = (time.perf_counter() - began) / len(clips)
+        mine = dict(zip((clip.audio for clip in clips), answers, strict=True))
+        english = (
+            quality(by_source[source], [mine[clip.audio] for clip in by_source[source]], ENGLISH) for source in into
+        )
+        every = quality(clips, answers, ENGLISH)
+        rows.append(
+            [f"beam {beam}" if beam > 1 else "greedy", f"{seconds:.2f}", errors(clips, answers)[0], *english, every]
+        )
+    return "\n\n".join(
+        [
+            table(["", "seconds a clip", "CER", *(f"{source} -> eng" for source in into), "all -> eng"], rows),
+            f"{folder.name}, {codec} frames, BLEU / chrF, at most {each} clips of {manifest.stem} a language, {WORDS} "
+            f"words or more, {BATCH} at once; seconds are those of all of a clip's languages. On {machine()}.",
+        ]
+    )
