@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,18 +57,24 @@ class Batch(NamedTuple):
 
 
 def vocabulary(
-    tokenizer: Tokenizer, rows: Iterable[Row], languages: Sequence[str], draft: int
-) -> tuple[Tensor, Tensor]:
-    """Ids that the model may write (all of the texts, every byte, the end), and the `draft` most frequent (0: all)."""
-    texts = {text for row in rows for text, code in ((row.asr, row.src), (row.s2tt, row.tgt)) if code in languages}
-    ordered, counts = sorted(texts), Counter[int]()
-    for first in range(0, len(ordered), _TEXTS):
-        for found in tokenizer.encode_batch(ordered[first : first + _TEXTS], add_special_tokens=False):
-            counts.update(found.ids)
-    end = token_id(tokenizer, END)
-    counts[end] = len(ordered)
-    outputs = sorted({*counts, *range(_BYTES)})
-    common = sorted(i for i, _ in sorted(counts.items(), key=lambda found: (-found[1], found[0]))[: draft or None])
+    tokenizer: Tokenizer, rows: Mapping[str, Iterable[Row]], weights: Mapping[str, float], languages: Sequence[str],
+    draft: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Ids that the model may write (all of the texts, every byte, the end), and the `draft` most frequent (0: all).
+
+    A manifest's tokens count as much as it is drawn from: `rows` and `weights` are by manifest.
+    """
+    shares, end = defaultdict[int, float](float), token_id(tokenizer, END)
+    for name, members in rows.items():
+        texts = {t for row in members for t, code in ((row.asr, row.src), (row.s2tt, row.tgt)) if code in languages}
+        ordered, counts = sorted(texts), Counter({end: len(texts)})
+        for first in range(0, len(ordered), _TEXTS):
+            for found in tokenizer.encode_batch(ordered[first : first + _TEXTS], add_special_tokens=False):
+                counts.update(found.ids)
+        for one, count in counts.items():
+            shares[one] += weights[name] * count / (counts.total() or 1)
+    outputs = sorted({*shares, *range(_BYTES)})
+    common = sorted(i for i, _ in sorted(shares.items(), key=lambda found: (-found[1], found[0]))[: draft or None])
     return torch.tensor(outputs), torch.tensor(common if draft else outputs)
 
 

@@ -51,7 +51,9 @@ def parameters(model: M2M) -> dict[str, int]:
 
 
 def prune(model: M2M, size: Size, batches: Iterable[Batch]) -> M2M:
-    """A copy of the model with a decoder of `size` and new drafters; layers go first, then heads and units.
+    """A copy of the model with a decoder of `size`; layers go first, then heads and units.
+
+    Its drafters begin as the model's own, and where heads are fewer, as the layers they live on.
 
     Raises UsageError `bad_size` where something would grow, or nothing be left.
     """
@@ -77,6 +79,11 @@ def prune(model: M2M, size: Size, batches: Iterable[Batch]) -> M2M:
     config = replace(model.config, name=f"{model.config.name}-pruned", layers=size.layers, blocks=blocks)
     pruned = M2M(config, whisper, model.tokenizer, model.outputs, model.draft)
     pruned.kvspn, pruned.medusa = drafters(config, decoder)
+    for mine, its in ((pruned.kvspn, model.kvspn), (pruned.medusa, model.medusa)):
+        if mine is not None and its is not None:
+            old = its.state_dict()
+            fitting = {k: old[k] for k, new in mine.state_dict().items() if k in old and old[k].shape == new.shape}
+            mine.load_state_dict(fitting, strict=False)
     return pruned
 
 

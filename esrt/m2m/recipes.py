@@ -94,7 +94,7 @@ def m2m_base() -> Recipe:
     languages = ("eng", "fra", "ita", "spa", "rus", "deu", "ces", "nld", "pol", "swe")
     return Recipe(
         name="m2m-base",
-        model=M2MConfig("whisperM2M-base", "openai/whisper-base", 6, 2, languages, medusa=3, draft=4096),
+        model=M2MConfig("whisperM2M-base", "openai/whisper-base", 6, 2, languages, medusa=3, draft=8192),
         stages=(
             Stage("base", "all", 900, 12, 2e-4, 40, forks=3, losses=Weights(1.0, 0.0, 0.0, 0.0)),
             Stage("drafters", "drafters", 300, 12, 5e-4, 30, forks=3),

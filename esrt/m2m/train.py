@@ -176,8 +176,8 @@ def build(
         model = load(start)
     else:
         whisper, tokenizer = from_base(recipe.model)
-        every = [row for found in rows.values() for row in found]
-        model = M2M(recipe.model, whisper, tokenizer, *vocabulary(tokenizer, every, languages, recipe.model.draft))
+        written = vocabulary(tokenizer, rows, recipe.weights, languages, recipe.model.draft)
+        model = M2M(recipe.model, whisper, tokenizer, *written)
     if model.kvspn is None:
         model.kvspn, model.medusa = drafters(model.config, model.decoder)
     features, lengths = None, {row.audio: 1 for found in rows.values() for row in found}

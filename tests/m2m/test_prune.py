@@ -65,6 +65,21 @@ def test_layers_are_the_first_the_last_and_evenly_between(make: Callable[..., M2
     assert small.config.layers == 3
 
 
+def test_drafters_begin_as_those_of_the_larger_model(make: Callable[..., M2M]) -> None:
+    model = make(1)
+    layers, fewer = prune(model, Size(3, 2, 32), []), prune(model, Size(3, 1, 32), [batch(model)])
+    assert model.kvspn is not None and model.medusa is not None
+    old, heads = model.kvspn.state_dict(), model.medusa.state_dict()
+    for small in (layers, fewer):
+        assert small.kvspn is not None and small.medusa is not None
+        assert all(torch.equal(value, heads[name]) for name, value in small.medusa.state_dict().items())
+        new = small.kvspn.state_dict()
+        assert torch.equal(new["blocks.0.fc1.weight"], old["blocks.0.fc1.weight"])
+        living_on = small.decoder.layers[small.kvspn.groups[0][-1]].self_attn.q_proj.weight
+        begun = old["blocks.0.q_proj.weight"] if small is layers else living_on
+        assert torch.equal(new["blocks.0.q_proj.weight"], begun)
+
+
 def test_a_pruned_model_drafts_saves_and_loads(make: Callable[..., M2M], tmp_path: Path) -> None:
     small = prune(make(1), Size(2, 1, 20), [batch(make(1))])
     save(small, tmp_path / "small")

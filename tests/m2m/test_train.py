@@ -22,7 +22,7 @@ from esrt.m2m.prune import Size
 from esrt.m2m.recipes import Recipe, Stage, Weights
 from esrt.m2m.train import Trainer, build, merged
 from esrt.train.features import Features
-from esrt.train.manifest import read_manifest
+from esrt.train.manifest import Row, read_manifest
 from tests.m2m.conftest import tiny
 
 WORDS = ["a", "cat", "and", "a", "dog", "go", "out", "to", "see", "the", "sea", "and", "the", "sun"]
@@ -112,9 +112,16 @@ def test_only_known_languages_and_only_tokens_of_the_texts(data: Path) -> None:
     kept = within(rows, ("eng", "fra"))
     assert kept and {row.src for row in kept} | {row.tgt for row in kept} == {"eng", "fra", ""}
     model = tiny(0)
-    outputs, draft = vocabulary(model.tokenizer, rows, ("eng",), 4)
+    outputs, draft = vocabulary(model.tokenizer, {"m": rows}, {"m": 1.0}, ("eng",), 4)
     assert model.end in outputs.tolist()
     assert len(draft) == 4 and set(draft.tolist()) <= set(outputs.tolist())
+    # What a manifest is drawn from decides, not how long it is.
+    once = Row("1", "a.wav", "eng", "", "zzz", "")
+    sizes = {"m": rows, "small": [once]}
+    first, second = (
+        vocabulary(model.tokenizer, sizes, {"m": share, "small": 1 - share}, ("eng",), 2)[1] for share in (0.999, 0.001)
+    )
+    assert first.tolist() != second.tolist()
 
 
 def losses(network: Network, batch: Batch, of: Weights) -> dict[str, float]:

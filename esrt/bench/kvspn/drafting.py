@@ -56,6 +56,8 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
     arms: dict[str, Callable[[Sequence[Item]], Run]] = {
         name: partial(score.write, engine, frames=frames, drafting=drafting) for name, drafting in VARIANTS.items()
     }
+    exact = Engine(whole, drafting="float32")
+    arms["KVSPN, top 1, itself in float32"] = partial(score.write, exact, frames=frames, drafting=Drafting())
     arms["transformers, greedy"] = partial(theirs, whole, frames, assistant=None)
     arms["transformers, assisted by the pruned model"] = partial(theirs, whole, frames, assistant=assistant)
     with tqdm(total=rounds * len(arms), desc="decoding", disable=None) as bar:
@@ -86,7 +88,8 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
         [
             f"{whole.config.name}: {size.layers} decoder layers of width {whole.whisper.config.d_model}, float32, "
             f"batch 1, whole output head; KVSPN has {whole.config.blocks} blocks and {counts['kvspn'] / 1e6:.1f} M "
-            f"weights, Medusa's head {counts['medusa'] / 1e6:.1f} M; both guess among {len(whole.draft):,} tokens. "
+            f"weights, Medusa's head {counts['medusa'] / 1e6:.1f} M; both are int8 and guess among "
+            f"{len(whole.draft):,} tokens. "
             f"{len(items)} texts of {len(frames)} clips by people from {manifest.name}, {clips} a language at most. "
             "Speed is that of whole texts against the first line, all in turns, the least time of each text in "
             f"{rounds} rounds. The encoder takes {1000 * heard / len(items):.0f} ms a text, and would take that once "
