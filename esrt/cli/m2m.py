@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         "Translate on the device alone: whisperM2M, and KVSPN which drafts for it.",
         """
 esrt m2m train m2m-base --data data --run runs/m2m         again: goes on from the last checkpoint
-esrt m2m prune runs/m2m/model --data data --run runs/small --layers 4 --heads 6 --units 1536
+esrt m2m prune runs/m2m/model --data data --run runs/small --layers 5 --heads 6 --units 1536
 esrt m2m bench runs/m2m/model --data data                  seconds and quality on data/test.jsonl
 esrt translate clip.wav --to fra --offline runs/m2m/model
 """,
@@ -34,7 +34,7 @@ esrt translate clip.wav --to fra --offline runs/m2m/model
 
     prune = verb.add_parser("prune", help="make a smaller model, taught by the larger, and say what that cost")
     prune.add_argument("model", metavar="MODEL", help="folder of the model to make smaller")
-    prune.add_argument("--layers", type=common.count, default=4, help="layers of the decoder (default 4)")
+    prune.add_argument("--layers", type=common.count, default=5, help="layers of the decoder (default 5)")
     prune.add_argument("--heads", type=common.count, default=6, help="heads of each attention (default 6)")
     prune.add_argument("--units", type=common.count, default=1536, help="units of each feed-forward (default 1536)")
     prune.add_argument("--precision", choices=("int8", "float32"), default="int8", help="of products (default int8)")
