@@ -8,8 +8,8 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 360, 64, 190, 16, 44
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#555555")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 750, 360, 64, 220, 16, 44
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#555555", "#d16ba5", "#17a2b8", "#6b4226")
 
 
 def ticks(low: float, high: float) -> list[float]:
