@@ -80,6 +80,7 @@ def test_held_back_clips_are_measured_the_same_way_twice(trainer: Trainer) -> No
     arms.train(trainer, [replace(RECIPE.stages[-1], steps=30, warmup=3)])
     after = arms.measure(trainer, "srt", 2)
     assert after[0] < before[0] and 0 <= after[1] <= 1
+    assert arms.measure(trainer, "srt", 2, exchanged=True) != after
 
 
 def test_the_plain_loop_learns_the_same_tokens(trainer: Trainer) -> None:

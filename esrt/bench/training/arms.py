@@ -32,10 +32,11 @@ def build(recipe: Recipe, data: Path) -> Trainer:
 
 
 @torch.no_grad()
-def measure(trainer: Trainer, task: str, batches: int) -> tuple[float, float]:
+def measure(trainer: Trainer, task: str, batches: int, exchanged: bool = False) -> tuple[float, float]:
     """Loss an answer's token and share of tokens right, on the same held-back clips each time.
 
-    They are `batches` of 8, and no more than it takes to see each clip that is held back once.
+    They are `batches` of 8, and no more than it takes to see each clip that is held back once. `exchanged` lets each
+    answer hear a clip of another batch: a model that listens does worse then, one that knows texts alone does not.
     """
     held = trainer.validation
     assert held is not None
@@ -44,6 +45,9 @@ def measure(trainer: Trainer, task: str, batches: int) -> tuple[float, float]:
     lost = right = count = 0.0
     for number in range(min(batches, math.ceil(held.sampler.clips / asked.batch))):
         samples = held.samples(asked, number)
+        if exchanged:
+            others = held.samples(asked, number + batches)
+            samples = [a._replace(clip=b.clip) for a, b in zip(samples, others, strict=True)]
         losses = trainer.losses(held, asked, number, samples, slice(None))
         lost += float((losses.answer * losses.tokens).sum())
         right += float((losses.right * losses.tokens).sum())

@@ -79,7 +79,9 @@ def run(recipe: Recipe, data: Path, seconds: float, picture: Path) -> str:
             seen = curve(trainer, own, seconds)
             chart[f"{loss}, from {start}"] = [(spent, lost) for spent, lost, _ in seen]
             spent, lost, right = seen[-1]
-            rows.append([f"{loss}, from {start}", f"{spent:.0f}", f"{seen[0][1]:.2f}", f"{lost:.2f}", f"{right:.1%}"])
+            deaf, _ = arms.measure(trainer, "asr", BATCHES, exchanged=True)
+            figures = (f"{seen[0][1]:.2f}", f"{lost:.2f}", f"{right:.1%}", f"{deaf - lost:.2f}")
+            rows.append([f"{loss}, from {start}", f"{spent:.0f}", *figures])
     picture.write_text(line_chart(chart, "processor seconds", "loss on held-back clips"), encoding="utf-8")
     parts = "; ".join(
         f"{loss}: " + ", ".join(f"{share:.0%} stage {name}" for name, share in shares.items())
@@ -87,9 +89,10 @@ def run(recipe: Recipe, data: Path, seconds: float, picture: Path) -> str:
     )
     return "\n\n".join(
         [
-            table(["loss and start", "processor seconds", "loss before", "loss after", "tokens right"], rows),
+            table(["loss and start", "processor seconds", "loss before", "loss after", "tokens right", "heard"], rows),
             f"![loss by processor seconds]({picture.name})",
-            f"{recipe.model}, the LLM's loss on transcripts of held-back clips. Each had {seconds:.0f} s of processor "
+            f"{recipe.model}, the LLM's loss on transcripts of held-back clips; heard: how much higher it is "
+            f"with the sound of another clip, 0 where only texts are known. Each had {seconds:.0f} s of processor "
             f"time ({parts}; LLM alone is stage I without its CTC). `decoder` is Whisper's own decoder, `noise` random "
             f"weights in adapter and CTC head. On {machine()}.",
         ]
