@@ -103,6 +103,13 @@ class State:
         self.values = [v.index_select(0, rows) for v in self.values]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows alone, whatever their clips."""
+        self.take(rows)
+        self.memories = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.memories]
+        self.drafter = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.drafter]
+        self.inside = None if self.inside is None else self.inside.index_select(0, rows)
+
 
 class Places(NamedTuple):
     """Where n new positions of each row go: one number where all rows are as long, else `each` [b, n]."""
@@ -172,31 +179,44 @@ class Engine:
             inside,
         )
 
-    def embed(self, ids: Tensor, state: State, ahead: int = 0) -> Tensor:
-        """Embeddings [b, n, width] of ids [b, n] at the positions that come next, or `ahead` of those."""
-        n = ids.shape[1]
+    def embed(self, ids: Tensor, state: State, ahead: int = 0, others: int = 0) -> Tensor:
+        """Embeddings [b, n, width] of ids [b, n] at the positions that come next, or `ahead` of those.
+
+        The last `others` of them all have the position of the second.
+        """
+        chain = ids.shape[1] - others
         first = state.lengths[0]
-        if len(state.lengths) == 1:
-            where = self.positions[first + ahead : first + ahead + n]
+        if len(state.lengths) == 1 and not others:
+            where = self.positions[first + ahead : first + ahead + chain]
         else:
-            places = torch.tensor(state.lengths)[:, None] + torch.arange(ahead, ahead + n)
+            steps = torch.tensor([*range(ahead, ahead + chain), *[1] * others])
+            places = torch.tensor(state.lengths)[:, None] + steps
             where = self.positions[places.clamp(max=len(self.positions) - 1)]
         return F.embedding(ids, self.embeddings) + where
 
-    def _places(self, state: State, n: int) -> Places:
+    def _places(self, state: State, n: int, others: int) -> Places:
         first, end = min(state.lengths), max(state.lengths) + n
-        if first + n == end:
+        even = first + n == end
+        if even and not others:
             return Places(first, end, None, self.causal[first:end, :end] if n > 1 else None)
-        each = torch.tensor(state.lengths)[:, None] + torch.arange(n)
-        return Places(first, end, each, self.causal[each, :end][:, None])
+        lengths = torch.tensor(state.lengths)[:, None]
+        each = lengths + torch.arange(n)
+        seen = self.causal[each, :end]
+        if others:
+            # Of what is new, each of them sees the first token and itself.
+            seen[:, n - others :].masked_fill_((torch.arange(end) > lengths)[:, None], -torch.inf)
+            seen.scatter_(2, each[:, :, None], 0.0)
+        return Places(first, end, None if even else each, seen[:, None])
 
     @torch.inference_mode()
-    def step(self, ids: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, state: State, others: int = 0) -> Tensor:
         """Runs the decoder on ids [b, n] that follow what is cached -> rows [b, n, width] after the final norm.
 
-        Keys and values are written, but `state.lengths` stays: the caller says how many of the n positions stand.
+        Each follows the one before; but the last `others` stand in for the second: they follow the first alone. Keys
+        and values are written, but `state.lengths` stays: the caller says how many of the n positions stand, and calls
+        `choose` where it is one of the others that does.
         """
-        x, where = self.embed(ids, state), self._places(state, ids.shape[1])
+        x, where = self.embed(ids, state, others=others), self._places(state, ids.shape[1], others)
         b, n = ids.shape
         every = torch.arange(b)[:, None] if where.each is not None else None
         for layer, kept in zip(self.layers, state.memories, strict=True):
@@ -217,6 +237,13 @@ class Engine:
             x = x + layer.out(mixed.transpose(1, 2).reshape(b, n, -1))
             x = layer.rest(x, kept, state.inside)
         return self.norm(x)
+
+    @torch.inference_mode()
+    def choose(self, state: State, row: int, place: int) -> None:
+        """Has the `place`-th id of the last step stand where the second stood, in the cache of one row."""
+        first = state.lengths[row]
+        for kept in (*state.keys, *state.values):
+            kept[row, :, first + 1] = kept[row, :, first + place]
 
     @torch.inference_mode()
     def logits(self, rows: Tensor) -> Tensor:
