@@ -120,6 +120,12 @@ class Places(NamedTuple):
     seen: Tensor | None
 
 
+def _apart(seen: Tensor, first: int, chain: int) -> None:
+    """Rows of a mask [n, end], from `chain` on: of the n new positions at `first`, each sees the first and itself."""
+    for row in range(chain, len(seen)):
+        seen[row, first + 1 : first + row] = -torch.inf
+
+
 class Engine:
     """A model ready to decode on a processor. `trimmed` computes the logits of tokens that may be written alone.
 
@@ -185,28 +191,32 @@ class Engine:
         The last `others` of them all have the position of the second.
         """
         chain = ids.shape[1] - others
-        first = state.lengths[0]
-        if len(state.lengths) == 1 and not others:
-            where = self.positions[first + ahead : first + ahead + chain]
+        first = state.lengths[0] + ahead
+        if len(state.lengths) == 1:
+            where = self.positions[first : first + chain]
+            if others:
+                where = torch.cat([where, where[1:2].expand(others, -1)])
         else:
-            steps = torch.tensor([*range(ahead, ahead + chain), *[1] * others])
-            places = torch.tensor(state.lengths)[:, None] + steps
+            places = torch.tensor(
+                [[n + k for k in (*range(ahead, ahead + chain), *[1] * others)] for n in state.lengths]
+            )
             where = self.positions[places.clamp(max=len(self.positions) - 1)]
         return F.embedding(ids, self.embeddings) + where
 
     def _places(self, state: State, n: int, others: int) -> Places:
         first, end = min(state.lengths), max(state.lengths) + n
-        even = first + n == end
-        if even and not others:
-            return Places(first, end, None, self.causal[first:end, :end] if n > 1 else None)
-        lengths = torch.tensor(state.lengths)[:, None]
-        each = lengths + torch.arange(n)
+        if first + n == end:
+            seen = self.causal[first:end, :end] if n > 1 else None
+            if seen is not None and others:
+                seen = seen.clone()
+                _apart(seen, first, n - others)
+            return Places(first, end, None, seen)
+        each = torch.tensor(state.lengths)[:, None] + torch.arange(n)
         seen = self.causal[each, :end]
         if others:
-            # Of what is new, each of them sees the first token and itself.
-            seen[:, n - others :].masked_fill_((torch.arange(end) > lengths)[:, None], -torch.inf)
-            seen.scatter_(2, each[:, :, None], 0.0)
-        return Places(first, end, None if even else each, seen[:, None])
+            for row, length in enumerate(state.lengths):
+                _apart(seen[row], length, n - others)
+        return Places(first, end, each, seen[:, None])
 
     @torch.inference_mode()
     def step(self, ids: Tensor, state: State, others: int = 0) -> Tensor:
@@ -248,8 +258,11 @@ class Engine:
     @torch.inference_mode()
     def logits(self, rows: Tensor) -> Tensor:
         """Rows [..., width] -> logits [..., ids]: of all tokens, -inf for those never written; trimmed, of `ids`."""
-        found = self.head(rows)
-        return found if self.ids is not None else found + self.never
+        return self.allowed(self.head(rows))
+
+    def allowed(self, logits: Tensor) -> Tensor:
+        """The head's products as logits: -inf for tokens that are never written."""
+        return logits if self.ids is not None else logits + self.never
 
     def token(self, place: int) -> int:
         """The token id that column `place` of the logits stands for."""

@@ -77,21 +77,22 @@ def generate(
         chain, others = _guess(engine, state, newest, rows, drafting, done)
         columns = [newest, *chain, *others]
         hidden = engine.step(torch.tensor(columns).T, state, len(others))
-        logits = engine.logits(hidden)
-        best = logits.argmax(-1).tolist()
+        logits = engine.head(hidden)
+        best = engine.allowed(logits[:, 0]).argmax(-1).tolist()
         chosen = []
-        for row, places in enumerate(best):
+        for row in range(len(active)):
             if done[row]:
                 chosen.append(0)
                 continue
             out.passes += 1
-            standing = _standing(engine, logits[row], places, [c[row] for c in columns[1:]], len(chain), drafting)
+            guesses = [column[row] for column in columns[1:]]
+            standing, place = _standing(engine, logits[row], best[row], guesses, len(chain), drafting)
             last = standing[-1] if standing else 0
             if last > len(chain):
                 engine.choose(state, row, last)
             out.guesses += len(chain)
             out.kept += len(standing)
-            newest[row] = engine.token(places[last])
+            newest[row] = engine.token(place)
             _put(out, active[row], [*(columns[number][row] for number in standing), newest[row]], end, limit)
             # Cropping the cache is forgetting how far it reaches.
             state.lengths[row] += 1 + len(standing)
@@ -125,18 +126,27 @@ def _put(out: Written, row: int, tokens: list[int], end: int, limit: int) -> Non
 
 
 def _standing(
-    engine: Engine, logits: Tensor, best: list[int], guesses: list[int], chain: int, drafting: Drafting | None
-) -> list[int]:
-    """Which of a row's guesses stand, numbered from 1: the first ones of the chain, or one of the others, or none."""
+    engine: Engine, logits: Tensor, best: int, guesses: list[int], chain: int, drafting: Drafting | None
+) -> tuple[list[int], int]:
+    """Which of a row's guesses stand, numbered from 1: the first ones of the chain, or one of the others, or none.
+
+    `logits` [n, ids] are the head's products, and `best` the place of the likeliest of the first. Also returns that of
+    the last that stands: what is written next. Places of guesses that fell are not looked for.
+    """
+
+    def stands(guess: int, after: int) -> bool:
+        return _accepted(engine, logits[after], best, guess, drafting)
+
     standing: list[int] = []
-    for number, guess in enumerate(guesses[:chain]):
-        if not _accepted(engine, logits[number], best[number], guess, drafting):
+    for number, guess in enumerate(guesses[:chain], 1):
+        if not stands(guess, number - 1):
             break
-        standing.append(number + 1)
-    if standing:
-        return standing
-    others = enumerate(guesses[chain:], chain + 1)
-    return next(([number] for number, guess in others if _accepted(engine, logits[0], best[0], guess, drafting)), [])
+        standing.append(number)
+        best = int(engine.allowed(logits[number]).argmax())
+    if not standing:
+        standing = [number for number, guess in enumerate(guesses[chain:], chain + 1) if stands(guess, 0)][:1]
+        best = int(engine.allowed(logits[standing[0]]).argmax()) if standing else best
+    return standing, best
 
 
 def _accepted(engine: Engine, logits: Tensor, best: int, guess: int, drafting: Drafting | None) -> bool:
@@ -145,7 +155,8 @@ def _accepted(engine: Engine, logits: Tensor, best: int, guess: int, drafting: D
     if drafting.top == 1:
         return False
     place = guess if engine.ids is None else int(torch.searchsorted(engine.ids, guess))
-    return int((logits > logits[place]).sum()) < drafting.top
+    allowed = engine.allowed(logits)
+    return int((allowed > allowed[place]).sum()) < drafting.top
 
 
 def _guess(
@@ -163,7 +174,8 @@ def _guess(
     for ahead in range(min(drafting.most, room)):
         before = engine.medusa_rows(rows) if drafting.by == "medusa" else engine.draft(ids, state, ahead, before)
         logits = engine.draft_head(before)[:, 0]
-        likeliest = logits.topk(min(drafting.choices, logits.shape[-1]) if not ahead else 1)[1].T.tolist()
+        count = min(drafting.choices, logits.shape[-1]) if not ahead else 1
+        likeliest = logits.topk(count)[1].T.tolist()
         first, *rest = [[engine.draft_list[place] for place in column] for column in likeliest]
         chain.append(first)
         others += rest
