@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from esrt.cloud.engines import beam
 from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
@@ -276,33 +276,15 @@ class TransformersEngine:
     def _beam(self, request: _Request) -> None:
         """Beam search for one request alone; its tokens come all at once, and the batch waits meanwhile."""
         rows = torch.from_numpy(request.rows)[None].to(self._device, self._dtype)
-        settings = GenerationConfig(
-            num_beams=request.sampling.beam,
-            do_sample=False,
-            max_new_tokens=request.sampling.max_new_tokens,
-            eos_token_id=sorted(self.eos_ids | request.sampling.stop_ids),
-            pad_token_id=min(self.eos_ids),
-        )
-        ended = StoppingCriteriaList([_Abandoned(request, self._closing)])
-        mask = torch.ones(rows.shape[:2], dtype=torch.long, device=self._device)
-        output = self._llm.generate(
-            inputs_embeds=rows, attention_mask=mask, generation_config=settings, stopping_criteria=ended
-        )
-        for token in output[0].tolist():
+        sampling = request.sampling
+        written = beam.search(
+            self._llm, rows, sampling.beam, sampling.max_new_tokens, self.eos_ids | sampling.stop_ids,
+            min(self.eos_ids), lambda: request.cancelled or self._closing.is_set(),
+        )  # fmt: skip
+        for token in written:
             if not request.take(token, self.eos_ids):
                 return
         request.put(None)
-
-
-class _Abandoned(StoppingCriteria):  # type: ignore[misc]
-    """Ends a beam search whose listener has gone."""
-
-    def __init__(self, request: _Request, closing: threading.Event) -> None:
-        self._request, self._closing = request, closing
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        gone = self._request.cancelled or self._closing.is_set()
-        return torch.full((input_ids.shape[0],), gone, device=input_ids.device)
 
 
 def _only(keep: list[int], requests: list[_Request], kv: KeyValues | None) -> tuple[list[_Request], KeyValues | None]:
