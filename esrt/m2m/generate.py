@@ -97,7 +97,8 @@ def generate(
             # Cropping the cache is forgetting how far it reaches.
             state.lengths[row] += 1 + len(standing)
             chosen.append(last)
-        rows = hidden[torch.arange(len(chosen)), torch.tensor(chosen)][:, None] if chain else hidden
+        if drafting is not None and drafting.by == "medusa":
+            rows = hidden[torch.arange(len(chosen)), torch.tensor(chosen)][:, None]
     return out
 
 
@@ -175,7 +176,7 @@ def _guess(
         before = engine.medusa_rows(rows) if drafting.by == "medusa" else engine.draft(ids, state, ahead, before)
         logits = engine.draft_head(before)[:, 0]
         count = min(drafting.choices, logits.shape[-1]) if not ahead else 1
-        likeliest = logits.topk(count)[1].T.tolist()
+        likeliest = logits.topk(count)[1].T.tolist() if count > 1 else [logits.argmax(-1).tolist()]
         first, *rest = [[engine.draft_list[place] for place in column] for column in likeliest]
         chain.append(first)
         others += rest

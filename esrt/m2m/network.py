@@ -150,7 +150,7 @@ class Network(nn.Module):
         if not weights.draft or self.kvspn is None:
             return Parts(loss, loss.new_zeros(()), logits, None)
         first = self._draft(out.embedded, out, self.kvspn.memories(frames), 0, inside, forks)
-        guesses, wanted = self._guesses(first, batch.labels, PROMPT)
+        guesses, wanted = self._guesses(first, batch.labels, self._known(batch.labels, PROMPT))
         return Parts(loss, F.cross_entropy(guesses, wanted), logits, guesses)
 
     def _draft(
@@ -159,11 +159,14 @@ class Network(nn.Module):
         assert self.kvspn is not None
         return self.decoder.layer_norm(self.kvspn(x, out.caches, kept, lag, inside, forks))
 
-    def _guesses(self, rows: Tensor, labels: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """Logits [n, draft] and classes [n] where the label may be drafted, from position `first` on."""
+    def _known(self, labels: Tensor, first: int) -> Tensor:
+        """Where [b, s] the label may be drafted, from position `first` on."""
         place = torch.searchsorted(self.draft, labels).clamp(max=len(self.draft) - 1)
-        known = (self.draft[place] == labels) & (torch.arange(labels.shape[1], device=labels.device) >= first)
-        return self.head(rows[known], self.draft).float(), place[known]
+        return (self.draft[place] == labels) & (torch.arange(labels.shape[1], device=labels.device) >= first)
+
+    def _guesses(self, rows: Tensor, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [n, draft] and classes [n] where `known` is true."""
+        return self.head(rows[known], self.draft).float(), torch.searchsorted(self.draft, labels[known])
 
     def _foresee(self, batch: Batch) -> Losses:
         """The first draft's loss, half of the second's and Medusa's, on what the base itself wrote.
@@ -180,18 +183,19 @@ class Network(nn.Module):
         # The draft after a draft knows one position of the cache less, and what the first has handed on.
         ahead = out.embedded + F.pad(self.kvspn.carry * first, (0, 0, 1, 0))[:, :-1]
         second = self._draft(ahead, out, kept, 1, inside, forks)
-        one, wanted = self._guesses(first, batch.labels, PROMPT)
-        two, _ = self._guesses(second, batch.labels, PROMPT + 1)
+        known, later = (self._known(batch.labels, PROMPT + n) for n in (0, 1))
+        one, wanted = self._guesses(first, batch.labels, known)
+        two, _ = self._guesses(second, batch.labels, later)
         with torch.no_grad():
-            its, its_two = (self._guesses(out.hidden, batch.labels, PROMPT + n)[0].softmax(-1) for n in (0, 1))
-        draft = F.cross_entropy(one, its) + 0.5 * F.cross_entropy(two, its_two)
+            its = self._guesses(out.hidden, batch.labels, known)[0].softmax(-1)
+        draft = F.cross_entropy(one, its) + 0.5 * F.cross_entropy(two, its[later[known]])
         every = (batch.labels[:, PROMPT:] != IGNORED).sum()
         guessed = (one.argmax(-1) == wanted).sum() / every
         total, zero, medusa = draft, draft.new_zeros(()), draft.new_zeros(())
         if self.medusa is not None:
             # The row that chose the newest token guesses the next.
             rows = F.pad(self.medusa(out.hidden), (0, 0, 1, 0))[:, :-1]
-            three, _ = self._guesses(rows, batch.labels, PROMPT)
+            three, _ = self._guesses(rows, batch.labels, known)
             total = total + F.cross_entropy(three, its)
             medusa = (three.argmax(-1) == wanted).sum() / every
         return Losses(total, zero, zero, zero, draft, zero, guessed, medusa)
