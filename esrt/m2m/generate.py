@@ -31,10 +31,6 @@ class Drafting:
     gate: float = 1.0
 
 
-# Quickest at equal text: with the newest token four rows, which cost what one does (`esrt.m2m.linear`).
-QUICKEST = Drafting(choices=3)
-
-
 @dataclass
 class Written:
     """Token ids of each row, without prompt and end, and what they took: passes of the base, guesses made and kept.

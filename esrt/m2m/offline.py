@@ -15,7 +15,7 @@ from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 from esrt.m2m.config import token
 from esrt.m2m.engine import Engine
-from esrt.m2m.generate import LIMIT, QUICKEST, generate
+from esrt.m2m.generate import LIMIT, Drafting, generate
 from esrt.m2m.model import M2M, START, find, load, token_id
 from esrt.model import manifest
 from esrt.model.mel import LogMel
@@ -60,7 +60,7 @@ class Offline:
         self.ears = Ears(self.model)
         # In int8 a pass of a small base costs little more than a guess: greedy is the quicker there.
         pays = self.model.kvspn is not None and self.model.config.precision == "float32"
-        self._drafting = QUICKEST if pays else None
+        self._drafting = Drafting() if pays else None
         self._languages = [(code, token_id(self.model.tokenizer, token(code))) for code in self.model.config.languages]
 
     def check(self, to: Sequence[str]) -> None:

@@ -87,7 +87,7 @@ def m2m_medium_12() -> Recipe:
 
 
 def m2m_base() -> Recipe:
-    """Whisper base on one core in under two hours: its decoder on cached frames, then the drafters.
+    """Whisper base on one core in two hours: its decoder on cached frames, then the drafters.
 
     No text encoder: it would start from nothing, and an hour is too short for it to have anything to teach.
     """
@@ -97,7 +97,7 @@ def m2m_base() -> Recipe:
         model=M2MConfig("whisperM2M-base", "openai/whisper-base", 6, 2, languages, medusa=3, draft=8192),
         stages=(
             Stage("base", "all", 900, 12, 2e-4, 40, forks=3, losses=Weights(1.0, 0.0, 0.0, 0.0)),
-            Stage("drafters", "drafters", 1200, 12, 5e-4, 30, forks=3),
+            Stage("drafters", "drafters", 2500, 12, 5e-4, 30, forks=3),
         ),
         weights={"human": 0.4, "synth": 0.5, "prompts": 0.1},
         encoder="frozen",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esrt.m2m import score
 from esrt.m2m.engine import Engine
-from esrt.m2m.generate import QUICKEST
+from esrt.m2m.generate import Drafting
 from esrt.m2m.model import WEIGHTS, load
 from esrt.m2m.offline import Ears
 from esrt.m2m.prune import parameters, size_of
@@ -26,7 +26,7 @@ def compare(folders: Sequence[Path], manifest: Path, clips: int) -> str:
         engine = Engine(model, model.config.precision, model.config.trimmed)
         arms[f"{number}"] = partial(score.write, engine, frames=frames)
         if model.kvspn is not None:
-            arms[f"{number}+"] = partial(score.write, engine, frames=frames, drafting=QUICKEST)
+            arms[f"{number}+"] = partial(score.write, engine, frames=frames, drafting=Drafting())
     runs = score.race(arms, items, ROUNDS)
     first = runs["0"].seconds
     lines = [

@@ -11,7 +11,7 @@ import torch
 from esrt.bench.page import machine, table
 from esrt.m2m import score
 from esrt.m2m.engine import Engine
-from esrt.m2m.generate import QUICKEST
+from esrt.m2m.generate import Drafting
 from esrt.m2m.linear import Precision
 from esrt.m2m.model import load
 from esrt.m2m.offline import Ears
@@ -20,7 +20,7 @@ from esrt.m2m.score import Item, Run
 
 STEPS: tuple[tuple[str, bool, bool, bool, Precision], ...] = (
     ("unpruned, greedy", False, False, False, "float32"),
-    ("+ KVSPN, 3 choices", False, True, False, "float32"),
+    ("+ KVSPN", False, True, False, "float32"),
     ("+ trimmed head", False, True, True, "float32"),
     ("unpruned, trimmed head, greedy", False, False, True, "float32"),
     ("unpruned, KVSPN, trimmed head, int8", False, True, True, "int8"),
@@ -42,7 +42,7 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
     for name, pruned, drafted, trimmed, precision in STEPS:
         key = (pruned, trimmed, precision)
         engines[key] = engines.get(key) or Engine(models[pruned], precision, trimmed)
-        drafting = QUICKEST if drafted else None
+        drafting = Drafting() if drafted else None
         arms[name] = partial(score.write, engines[key], frames=frames, drafting=drafting)
     runs = score.race(arms, items, rounds)
     first = next(iter(runs.values()))
