@@ -191,15 +191,14 @@ class Engine:
         The last `others` of them all have the position of the second.
         """
         chain = ids.shape[1] - others
-        first = state.lengths[0] + ahead
         if len(state.lengths) == 1:
+            first = state.lengths[0] + ahead
             where = self.positions[first : first + chain]
             if others:
                 where = torch.cat([where, where[1:2].expand(others, -1)])
         else:
-            places = torch.tensor(
-                [[n + k for k in (*range(ahead, ahead + chain), *[1] * others)] for n in state.lengths]
-            )
+            steps = torch.tensor([*range(ahead, ahead + chain), *[1] * others])
+            places = torch.tensor(state.lengths)[:, None] + steps
             where = self.positions[places.clamp(max=len(self.positions) - 1)]
         return F.embedding(ids, self.embeddings) + where
 
