@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import anyio
 from starlette.requests import ClientDisconnect, Request
 
 from esrt.errors import CloudError, ESRTError
@@ -33,10 +34,11 @@ async def read_body(request: Request, cap: int, too_large: ESRTError) -> bytes:
     chunks = request.stream()
     while (left := ends - time.monotonic()) > 0:
         try:
-            body += await asyncio.wait_for(anext(chunks), min(left, SILENT_SECONDS))
+            with anyio.fail_after(min(left, SILENT_SECONDS)):
+                body += await anext(chunks)
         except StopAsyncIteration:
             return bytes(body)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             break
         if len(body) > cap:
             raise too_large

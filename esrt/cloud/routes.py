@@ -66,16 +66,17 @@ class Routes:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
             too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
             what = TranslationRequest.from_json(await read_body(request, JSON_CAP, too_large))
+            self._hold(request, what)
             frame = await self._stored(tenant, what.features)
         else:
             what = TranslationRequest.from_query(request.query_params.multi_items())
-            # Where there is no room, a frame need not come first.
-            self._admission.check(self._service.most_tokens(len(what.to), what.beam))
-            frame = await self._frame(request, tenant)
-            await self._store(tenant, frame)  # refused or not, the answer comes
+            # Where there is no room, a frame need not come first; only what has come takes room.
+            self._admission.check(self._tokens(what))
+            data = await self._body(request, tenant)
+            self._hold(request, what)
+            frame = self._service.read(data)
+            await self._store(tenant, frame)  # kept or not, the answer comes
 
-        tokens = self._service.most_tokens(len(what.to), what.beam)
-        request.state.held.enter_context(self._admission.work(tokens))
         if "text/event-stream" not in request.headers.get("accept", "").lower():
             answer = await unless_gone(request, in_time(self._service.translate(frame, what, tenant), self._seconds))
             self._count(tenant, answer.usage.tokens)
@@ -96,7 +97,7 @@ class Routes:
 
     async def store(self, request: Request, tenant: str) -> Response:
         """PUT /v1/features/{features}."""
-        frame = await self._frame(request, tenant)
+        frame = self._service.read(await self._body(request, tenant))
         if frame.id != request.path_params["features"]:
             raise CloudError("features_id_mismatch", f"These features have the id {frame.id}: put them there.", 400)
         stored = await self._store(tenant, frame)
@@ -148,13 +149,19 @@ class Routes:
     def _count(self, tenant: str, tokens: int) -> None:
         self._metrics.tokens.labels(self._metrics.tenant(tenant)).inc(tokens)
 
-    async def _frame(self, request: Request, tenant: str) -> Frame:
+    def _tokens(self, what: TranslationRequest) -> int:
+        return self._service.most_tokens(len(what.to), what.beam)
+
+    def _hold(self, request: Request, what: TranslationRequest) -> None:
+        request.state.held.enter_context(self._admission.work(self._tokens(what)))
+
+    async def _body(self, request: Request, tenant: str) -> bytes:
         cap = self._service.frame_cap
         too_large = FrameError("frame_too_large", f"A frame has at most {cap} bytes here: encode it again.")
         with tracing.span("body"):
             data = await read_body(request, cap, too_large)
         self._metrics.frame_bytes.labels(self._metrics.tenant(tenant)).inc(len(data))
-        return self._service.read(data)
+        return data
 
     async def _store(self, tenant: str, frame: Frame) -> Stored:
         stored = await self._cache.put(tenant, frame)
