@@ -199,17 +199,20 @@ def test_frames_that_find_the_room_taken_are_not_even_read(
 ) -> None:
     """The frames of a burst are let in together, while there is still room."""
     service = make_service(endless, max_new_tokens=1_000_000)
-    with serve(service, KEYS, limits=Limits(queue=1)) as server, client(server) as http:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as late:
-            head = f"POST /v1/translations?to=deu HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {'bob' * 4}\r\n"
-            late.sendall(f"{head}Expect: 100-continue\r\nContent-Length: 520\r\n\r\n".encode())
-            assert late.recv(65536).startswith(b"HTTP/1.1 100")
-            url = "/v1/translations?to=deu"
-            with http.stream("POST", url, content=frame_of(1), headers=STREAM) as running:
-                chunks = running.iter_text()
-                next(chunks)
-                late.sendall(bytes(520))  # no frame at all
-                assert late.recv(65536).startswith(b"HTTP/1.1 429")
+    with (
+        serve(service, KEYS, limits=Limits(queue=1)) as server,
+        client(server) as http,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as late,
+    ):
+        head = f"POST /v1/translations?to=deu HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {'bob' * 4}\r\n"
+        late.sendall(f"{head}Expect: 100-continue\r\nContent-Length: 520\r\n\r\n".encode())
+        assert late.recv(65536).startswith(b"HTTP/1.1 100")
+        url = "/v1/translations?to=deu"
+        with http.stream("POST", url, content=frame_of(1), headers=STREAM) as running:
+            chunks = running.iter_text()
+            next(chunks)
+            late.sendall(bytes(520))  # no frame at all
+            assert late.recv(65536).startswith(b"HTTP/1.1 429")
 
 
 def test_a_client_waits_for_its_turn(full: Any, frame_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
