@@ -56,12 +56,6 @@ class Places(NamedTuple):
     seen: Tensor | None
 
 
-def _apart(seen: Tensor, first: int, chain: int) -> None:
-    """Rows of a mask [n, end], from `chain` on: of the n new positions at `first`, each sees the first and itself."""
-    for row in range(chain, len(seen)):
-        seen[row, first + 1 : first + row] = -torch.inf
-
-
 class Engine:
     """A model ready to decode on a processor. `trimmed` computes the logits of tokens that may be written alone.
 
@@ -121,47 +115,31 @@ class Engine:
             inside,
         )
 
-    def embed(self, ids: Tensor, state: State, ahead: int = 0, others: int = 0) -> Tensor:
-        """Embeddings [b, n, width] of ids [b, n] at the positions that come next, or `ahead` of those.
-
-        The last `others` of them all have the position of the second.
-        """
-        chain = ids.shape[1] - others
+    def embed(self, ids: Tensor, state: State, ahead: int = 0) -> Tensor:
+        """Embeddings [b, n, width] of ids [b, n] at the positions that come next, or `ahead` of those."""
+        n = ids.shape[1]
         if len(state.lengths) == 1:
             first = state.lengths[0] + ahead
-            where = self.positions[first : first + chain]
-            if others:
-                where = torch.cat([where, where[1:2].expand(others, -1)])
+            where = self.positions[first : first + n]
         else:
-            steps = torch.tensor([*range(ahead, ahead + chain), *[1] * others])
-            places = torch.tensor(state.lengths)[:, None] + steps
+            places = torch.tensor(state.lengths)[:, None] + torch.arange(ahead, ahead + n)
             where = self.positions[places.clamp(max=len(self.positions) - 1)]
         return F.embedding(ids, self.embeddings) + where
 
-    def _places(self, state: State, n: int, others: int) -> Places:
+    def _places(self, state: State, n: int) -> Places:
         first, end = min(state.lengths), max(state.lengths) + n
         if first + n == end:
-            seen = self.causal[first:end, :end] if n > 1 else None
-            if seen is not None and others:
-                seen = seen.clone()
-                _apart(seen, first, n - others)
-            return Places(first, end, None, seen)
+            return Places(first, end, None, self.causal[first:end, :end] if n > 1 else None)
         each = torch.tensor(state.lengths)[:, None] + torch.arange(n)
-        seen = self.causal[each, :end]
-        if others:
-            for row, length in enumerate(state.lengths):
-                _apart(seen[row], length, n - others)
-        return Places(first, end, each, seen[:, None])
+        return Places(first, end, each, self.causal[each, :end][:, None])
 
     @torch.inference_mode()
-    def step(self, ids: Tensor, state: State, others: int = 0) -> Tensor:
+    def step(self, ids: Tensor, state: State) -> Tensor:
         """Runs the decoder on ids [b, n] that follow what is cached -> rows [b, n, width] after the final norm.
 
-        Each follows the one before; but the last `others` stand in for the second: they follow the first alone. Keys
-        and values are written, but `state.lengths` stays: the caller says how many of the n positions stand, and calls
-        `choose` where it is one of the others that does.
+        Keys and values are written, but `state.lengths` stays: the caller says how many of the n positions stand.
         """
-        x, where = self.embed(ids, state, others=others), self._places(state, ids.shape[1], others)
+        x, where = self.embed(ids, state), self._places(state, ids.shape[1])
         b, n = ids.shape
         every = torch.arange(b)[:, None] if where.each is not None else None
         for layer, kept in zip(self.layers, state.memories, strict=True):
@@ -182,13 +160,6 @@ class Engine:
             x = x + layer.out(mixed.transpose(1, 2).reshape(b, n, -1))
             x = layer.rest(x, kept, state.inside)
         return self.norm(x)
-
-    @torch.inference_mode()
-    def choose(self, state: State, row: int, place: int) -> None:
-        """Has the `place`-th id of the last step stand where the second stood, in the cache of one row."""
-        first = state.lengths[row]
-        for kept in (*state.keys, *state.values):
-            kept[row, :, first + 1] = kept[row, :, first + place]
 
     @torch.inference_mode()
     def logits(self, rows: Tensor) -> Tensor:

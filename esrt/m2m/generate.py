@@ -19,14 +19,12 @@ class Drafting:
     """How guesses are made and accepted.
 
     A guess stands while it is among the base's `top` most likely tokens (1: what greedy decoding writes; None: always).
-    `choices` guesses are made for the next token, the drafter's likeliest; the base checks them side by side. `most`
-    guesses are made in a row, the second and those after it from the likeliest, and only while the entropy of the one
-    before, in nats, is below `gate`.
+    `most` guesses are made in a row, those after the first only while the entropy of the one before, in nats, is below
+    `gate`.
     """
 
     by: Literal["kvspn", "medusa"] = "kvspn"
     top: int | None = 1
-    choices: int = 1
     most: int = 1
     gate: float = 1.0
 
@@ -35,7 +33,7 @@ class Drafting:
 class Written:
     """Token ids of each row, without prompt and end, and what they took: passes of the base, guesses made and kept.
 
-    A pass counts once for each row that it served, and the choices for one token are one guess.
+    A pass counts once for each row that it served.
     """
 
     ids: list[list[int]]
@@ -70,31 +68,27 @@ def generate(
             state.keep(torch.tensor(left))
             rows, newest, active = rows[left], [newest[place] for place in left], [active[place] for place in left]
             done = [False] * len(left)
-        chain, others = _guess(engine, state, newest, rows, drafting, done)
-        columns = [newest, *chain, *others]
-        hidden = engine.step(torch.tensor(columns).T, state, len(others))
+        guesses = _guess(engine, state, newest, rows, drafting, done)
+        hidden = engine.step(torch.tensor([newest, *guesses]).T, state)
         logits = engine.head(hidden)
         best = engine.allowed(logits[:, 0]).argmax(-1).tolist()
-        chosen = []
+        kept = []
         for row in range(len(active)):
             if done[row]:
-                chosen.append(0)
+                kept.append(0)
                 continue
             out.passes += 1
-            guesses = [column[row] for column in columns[1:]]
-            standing, place = _standing(engine, logits[row], best[row], guesses, len(chain), drafting)
-            last = standing[-1] if standing else 0
-            if last > len(chain):
-                engine.choose(state, row, last)
-            out.guesses += len(chain)
-            out.kept += len(standing)
+            made = [column[row] for column in guesses]
+            stand, place = _standing(engine, logits[row], best[row], made, drafting)
+            out.guesses += len(made)
+            out.kept += stand
             newest[row] = engine.token(place)
-            _put(out, active[row], [*(columns[number][row] for number in standing), newest[row]], end, limit)
+            _put(out, active[row], [*made[:stand], newest[row]], end, limit)
             # Cropping the cache is forgetting how far it reaches.
-            state.lengths[row] += 1 + len(standing)
-            chosen.append(last)
+            state.lengths[row] += 1 + stand
+            kept.append(stand)
         if drafting is not None and drafting.by == "medusa":
-            rows = hidden[torch.arange(len(chosen)), torch.tensor(chosen)][:, None]
+            rows = hidden[torch.arange(len(kept)), torch.tensor(kept)][:, None]
     return out
 
 
@@ -103,8 +97,8 @@ def _check(engine: Engine, drafting: Drafting | None, limit: int) -> None:
         if not (engine.blocks if drafting.by == "kvspn" else engine.medusa):
             name = {"kvspn": "KVSPN", "medusa": "Medusa head"}[drafting.by]
             raise UsageError("no_drafter", f"This model has no {name}: train one, or decode without.")
-        if min(drafting.most, drafting.choices) < 1 or (drafting.by == "medusa" and drafting.most > 1):
-            text = "A drafter makes one guess at least, of one choice at least, and Medusa's head one guess at most."
+        if drafting.most < 1 or (drafting.by == "medusa" and drafting.most > 1):
+            text = "A drafter makes one guess at least, and Medusa's head one at most."
             raise UsageError("bad_drafting", text)
     if limit < 1:
         raise UsageError("bad_limit", "A text has one token at least: give a limit of 1 or more.")
@@ -123,27 +117,18 @@ def _put(out: Written, row: int, tokens: list[int], end: int, limit: int) -> Non
 
 
 def _standing(
-    engine: Engine, logits: Tensor, best: int, guesses: list[int], chain: int, drafting: Drafting | None
-) -> tuple[list[int], int]:
-    """Which of a row's guesses stand, numbered from 1: the first ones of the chain, or one of the others, or none.
+    engine: Engine, logits: Tensor, best: int, guesses: list[int], drafting: Drafting | None
+) -> tuple[int, int]:
+    """How many of a row's guesses stand, and the place of what is written next.
 
-    `logits` [n, ids] are the head's products, and `best` the place of the likeliest of the first. Also returns that of
-    the last that stands: what is written next. Places of guesses that fell are not looked for.
+    `logits` [n, ids] are the head's products, and `best` the place of the likeliest of the first. What would follow a
+    guess that fell is not looked for.
     """
-
-    def stands(guess: int, after: int) -> bool:
-        return _accepted(engine, logits[after], best, guess, drafting)
-
-    standing: list[int] = []
-    for number, guess in enumerate(guesses[:chain], 1):
-        if not stands(guess, number - 1):
-            break
-        standing.append(number)
-        best = int(engine.allowed(logits[number]).argmax())
-    if not standing:
-        standing = [number for number, guess in enumerate(guesses[chain:], chain + 1) if stands(guess, 0)][:1]
-        best = int(engine.allowed(logits[standing[0]]).argmax()) if standing else best
-    return standing, best
+    for number, guess in enumerate(guesses):
+        if not _accepted(engine, logits[number], best, guess, drafting):
+            return number, best
+        best = int(engine.allowed(logits[number + 1]).argmax())
+    return len(guesses), best
 
 
 def _accepted(engine: Engine, logits: Tensor, best: int, guess: int, drafting: Drafting | None) -> bool:
@@ -158,29 +143,25 @@ def _accepted(engine: Engine, logits: Tensor, best: int, guess: int, drafting: D
 
 def _guess(
     engine: Engine, state: State, newest: list[int], rows: Tensor, drafting: Drafting | None, done: list[bool]
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Guesses for what follows the newest token of each row, and other choices for the first: columns of a token a row.
+) -> list[list[int]]:
+    """Guesses for what follows the newest token of each row: columns of a token a row.
 
     No further than the decoder has positions, of which the newest token needs one and every guess another.
     """
     room = state.keys[0].shape[2] - max(state.lengths) - 1
     if drafting is None or room < 1:
-        return [], []
+        return []
     ids, before = torch.tensor(newest)[:, None], None
-    chain, others = list[list[int]](), list[list[int]]()
+    guesses = list[list[int]]()
     for ahead in range(min(drafting.most, room)):
         before = engine.medusa_rows(rows) if drafting.by == "medusa" else engine.draft(ids, state, ahead, before)
         logits = engine.draft_head(before)[:, 0]
-        count = min(drafting.choices, logits.shape[-1]) if not ahead else 1
-        likeliest = logits.topk(count)[1].T.tolist() if count > 1 else [logits.argmax(-1).tolist()]
-        first, *rest = [[engine.draft_list[place] for place in column] for column in likeliest]
-        chain.append(first)
-        others += rest
+        guesses.append([engine.draft_list[place] for place in logits.argmax(-1).tolist()])
         if ahead + 1 < drafting.most:
             if not any(sure and not over for sure, over in zip(_sure(logits, drafting.gate), done, strict=True)):
                 break
-            ids = torch.tensor(first)[:, None]
-    return chain, others[: room - len(chain)]
+            ids = torch.tensor(guesses[-1])[:, None]
+    return guesses
 
 
 def _sure(logits: Tensor, gate: float) -> list[bool]:

@@ -43,7 +43,6 @@ def test_top_1_is_greedy_token_for_token() -> None:
     """1,000 random inputs on ten random models, alone and in batches of two to four, with every drafter."""
     drafters = (
         Drafting(), Drafting(most=3, gate=9.0), Drafting(most=4, gate=2.0), Drafting("medusa"),
-        Drafting(choices=4), Drafting(choices=2, most=3, gate=9.0), Drafting("medusa", choices=3),
     )  # fmt: skip
     inputs_seen = kept = guesses = ended = 0
     for number in range(400):
@@ -100,18 +99,6 @@ def test_all_guesses_kept_is_the_drafter_every_second_token() -> None:
         assert found.passes == 1 + -(-(count - 1) // 2)
 
 
-def test_more_choices_keep_more() -> None:
-    """And the same text in fewer passes: what a choice saves is what greedy would have written."""
-    shares, passes = [], []
-    for choices in (1, 2, 4, 8):
-        found = [written(engine(n % 10), n, 1 + n % 2, Drafting(choices=choices)) for n in range(60)]
-        shares.append(sum(w.kept for w in found) / sum(w.guesses for w in found))
-        passes.append(sum(w.passes for w in found))
-    assert shares == sorted(shares)
-    assert passes == sorted(passes, reverse=True)
-    assert shares[-1] > 1.5 * shares[0]
-
-
 def test_an_end_that_was_guessed_ends_the_text() -> None:
     """Somewhere in these the end comes as a guess: what follows it in the same pass is no part of the text."""
     model = engine(0).model
@@ -128,8 +115,7 @@ def test_an_end_that_was_guessed_ends_the_text() -> None:
 def test_no_text_is_longer_than_the_limit(limit: int) -> None:
     for number in range(20):
         greedy, drafted = (
-            written(engine(number % 10), number, 2, drafting, limit)
-            for drafting in (None, Drafting(most=4, gate=99.0, choices=3))
+            written(engine(number % 10), number, 2, drafting, limit) for drafting in (None, Drafting(most=4, gate=99.0))
         )
         assert drafted.ids == greedy.ids
         assert max(map(len, drafted.ids)) <= limit
@@ -138,7 +124,7 @@ def test_no_text_is_longer_than_the_limit(limit: int) -> None:
 def test_no_position_beyond_the_decoders_last() -> None:
     """A state with room for 8 positions: texts of 5 tokens, however many are asked for, and guesses stop in time."""
     frames, lengths, prompts = inputs(3, 1)
-    for drafting in (None, Drafting(most=4, gate=99.0), Drafting(choices=4)):
+    for drafting in (None, Drafting(most=4, gate=99.0)):
         of = engine(2)
         found = generate(of, of.start(frames, lengths, 8), prompts, 60, drafting)
         assert len(found.ids[0]) <= 5
@@ -154,7 +140,7 @@ def test_what_cannot_be_drafted_is_refused(make: Callable[..., M2M]) -> None:
             generate(bare, bare.start(frames, lengths, 10), prompts, 4, drafting)
         assert refused.value.code == code
     of = engine(0)
-    for drafting in (Drafting(most=0), Drafting(choices=0), Drafting("medusa", most=2)):
+    for drafting in (Drafting(most=0), Drafting("medusa", most=2)):
         with pytest.raises(UsageError) as refused:
             generate(of, of.start(frames, lengths, 10), prompts, 4, drafting)
         assert refused.value.code == "bad_drafting"

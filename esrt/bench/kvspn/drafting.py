@@ -38,12 +38,7 @@ VARIANTS: dict[str, Drafting | None] = {
     "KVSPN, top inf": Drafting(top=None),
     "KVSPN, top 1, up to 2 drafted": Drafting(most=2),
     "KVSPN, top 1, up to 3 drafted": Drafting(most=3),
-    "KVSPN, top 1, 2 choices": Drafting(choices=2),
-    "KVSPN, top 1, 3 choices": Drafting(choices=3),
-    "KVSPN, top 1, 4 choices": Drafting(choices=4),
-    "KVSPN, top 1, 3 choices, up to 2 drafted": Drafting(choices=3, most=2),
     "Medusa, top 1": Drafting("medusa"),
-    "Medusa, top 1, 3 choices": Drafting("medusa", choices=3),
 }
 
 
