@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.recipe is None:
         raise UsageError("usage", "Name a recipe; `esrt train --list` has them all.")
-    recipe = replace(recipes.get(args.recipe, args.stage), start=args.start)
+    recipe = recipes.get(args.recipe, args.stage)
+    if args.start is not None:
+        recipe = replace(recipe, start=args.start)
     if args.dry_run:
         from esrt.train import memory
 
