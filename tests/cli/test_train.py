@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from esrt.cli.main import main
 from esrt.train.recipes import RECIPES, get
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,3 +39,18 @@ def test_wrong_arguments(run: Run, arguments: list[str], code: str) -> None:
     result = run("train", *arguments)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.splitlines()[-1].endswith(f"[{code}]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (["esrt-270m-private"], "ESRT-270M"),
+        (["esrt-270m-captions", "--from", "runs/first/model"], "runs/first/model"),
+        (["esrt-270m"], None),
+    ],
+)
+def test_where_a_recipe_begins(monkeypatch: pytest.MonkeyPatch, arguments: list[str], start: str | None) -> None:
+    begun = []
+    monkeypatch.setattr("esrt.train.run.run", lambda recipe, data, folder: begun.append(recipe.start))
+    assert main(["train", *arguments, "--data", "d", "--run", "r"]) == 0
+    assert begun == [start]
