@@ -156,7 +156,7 @@ def esrt_270m_captions() -> Recipe:
         name="esrt-270m-captions",
         start="ESRT-270M",
         weights={"prosody": 0.7, "human": 0.3},
-        stages=(Stage("captions", "llm", 400, 8, 2e-4, 2e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),),
+        stages=(Stage("captions", "llm", 300, 8, 2e-4, 2e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),),
     )
 
 
@@ -171,7 +171,7 @@ def esrt_270m_private() -> Recipe:
         start="ESRT-270M",
         weights={"human": 0.4, "synth": 0.6},
         adversary=0.15,
-        stages=(Stage("hide", "hide", steps=400, batch=32, adapter_rate=5e-5, warmup=50),),
+        stages=(Stage("hide", "hide", steps=300, batch=32, adapter_rate=5e-5, warmup=50),),
     )
 
 
