@@ -66,14 +66,14 @@ class Routes:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
             too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
             what = TranslationRequest.from_json(await read_body(request, JSON_CAP, too_large))
-            self._hold(request, what)
+            self._hold(request, self._tokens(what))
             frame = await self._stored(tenant, what.features)
         else:
             what = TranslationRequest.from_query(request.query_params.multi_items())
             # Where there is no room, a frame need not come first; only what has come takes room.
             self._admission.check(self._tokens(what))
             data = await self._body(request, tenant)
-            self._hold(request, what)
+            self._hold(request, self._tokens(what))
             frame = self._service.read(data)
             await self._store(tenant, frame)  # kept or not, the answer comes
 
@@ -90,8 +90,8 @@ class Routes:
         """POST /v1/verifications: JSON about a block drafted from stored features."""
         too_large = CloudError("body_too_large", f"A JSON body may have at most {JSON_CAP} bytes.", 413)
         what = VerificationRequest.from_json(await read_body(request, JSON_CAP, too_large))
+        self._hold(request, len(what.block))
         frame = await self._stored(tenant, what.features)
-        request.state.held.enter_context(self._admission.work(len(what.block)))
         verdict = self._verifications.verify(tenant, frame, what)
         return JSONResponse((await unless_gone(request, in_time(verdict, self._seconds))).to_json())
 
@@ -152,8 +152,8 @@ class Routes:
     def _tokens(self, what: TranslationRequest) -> int:
         return self._service.most_tokens(len(what.to), what.beam)
 
-    def _hold(self, request: Request, what: TranslationRequest) -> None:
-        request.state.held.enter_context(self._admission.work(self._tokens(what)))
+    def _hold(self, request: Request, tokens: int) -> None:
+        request.state.held.enter_context(self._admission.work(tokens))
 
     async def _body(self, request: Request, tenant: str) -> bytes:
         cap = self._service.frame_cap
