@@ -24,10 +24,9 @@ def beam(engine: Engine, frames: Tensor, prompt: list[int], width: int = 3, limi
     for _ in range(limit):
         chances = scores + engine.logits(row).log_softmax(-1)
         best, places = chances.flatten().topk(2 * width)
-        parents, tokens = (places // chances.shape[1]).tolist(), (places % chances.shape[1]).tolist()
+        parents, tokens = (places // chances.shape[1]).tolist(), engine.written(places % chances.shape[1]).tolist()
         kept: list[tuple[float, int, int]] = []
-        for score, parent, place in zip(best.tolist(), parents, tokens, strict=True):
-            token = engine.token(place)
+        for score, parent, token in zip(best.tolist(), parents, tokens, strict=True):
             if token == end:
                 done.append((score / (len(texts[parent]) + 1), texts[parent]))
             elif len(kept) < width:

@@ -6,6 +6,7 @@ Greedy, beam and every drafter run on it alike, so that what they differ in is w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 
 from esrt.m2m.kvspn import groups as shared_out
 from esrt.m2m.layers import Block, Layer, Norm
-from esrt.m2m.linear import Precision, linear
+from esrt.m2m.linear import Linear, Precision, linear
 from esrt.m2m.model import M2M
+from esrt.m2m.screen import Screen
 
 
 @dataclass
@@ -60,11 +62,13 @@ class Engine:
     """A model ready to decode on a processor. `trimmed` computes the logits of tokens that may be written alone.
 
     A drafter's products are `drafting`, int8 unless said: they cost half then, and the base checks its guesses anyway.
+    `screened` finds the likeliest token without the whole head, where that is in float32.
     """
 
     def __init__(
-        self, model: M2M, precision: Precision = "float32", trimmed: bool = False, drafting: Precision = "int8"
-    ) -> None:
+        self, model: M2M, precision: Precision = "float32", trimmed: bool = False, drafting: Precision = "int8",
+        screened: bool = True,
+    ) -> None:  # fmt: skip
         decoder = model.decoder
         width = decoder.layers[0].self_attn.head_dim
         blocks = model.kvspn.groups if model.kvspn is not None else shared_out(len(decoder.layers), 1)
@@ -78,7 +82,9 @@ class Engine:
         outputs = model.outputs
         # None: row n of the head is token n.
         self.ids = outputs if trimmed else None
-        self.head = linear(self.embeddings[outputs] if trimmed else self.embeddings, None, precision)
+        self.precision = precision
+        screens = screened and precision == "float32"
+        self.screen = Screen(self.embeddings, outputs, self.norm.weight) if screens else None
         self.never = torch.full((len(self.embeddings),), -torch.inf).index_fill(0, outputs, 0.0)
         self.blocks = [Block(b, width, drafting) for b in model.kvspn.blocks] if model.kvspn else []
         self.carry = model.kvspn.carry.detach() if model.kvspn else None
@@ -161,18 +167,27 @@ class Engine:
             x = layer.rest(x, kept, state.inside)
         return self.norm(x)
 
+    @cached_property
+    def head(self) -> Linear:
+        """The product with the output head, packed when it is first asked for: screened decoding never does."""
+        return linear(self.embeddings if self.ids is None else self.embeddings[self.ids], None, self.precision)
+
     @torch.inference_mode()
     def logits(self, rows: Tensor) -> Tensor:
         """Rows [..., width] -> logits [..., ids]: of all tokens, -inf for those never written; trimmed, of `ids`."""
-        return self.allowed(self.head(rows))
-
-    def allowed(self, logits: Tensor) -> Tensor:
-        """The head's products as logits: -inf for tokens that are never written."""
+        logits = self.head(rows)
         return logits if self.ids is not None else logits + self.never
 
-    def token(self, place: int) -> int:
-        """The token id that column `place` of the logits stands for."""
-        return place if self.ids is None else int(self.ids[place])
+    @torch.inference_mode()
+    def best(self, rows: Tensor) -> Tensor:
+        """Rows [..., width] -> the likeliest token's id for each [...]."""
+        if self.screen is not None:
+            return self.screen(rows)
+        return self.written(self.logits(rows).argmax(-1))
+
+    def written(self, places: Tensor) -> Tensor:
+        """The token ids that columns of the logits stand for."""
+        return places if self.ids is None else self.ids[places]
 
     @torch.inference_mode()
     def draft(self, ids: Tensor, state: State, ahead: int = 0, before: Tensor | None = None) -> Tensor:

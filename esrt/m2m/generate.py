@@ -56,7 +56,7 @@ def generate(
     end, out = engine.model.end, Written([[] for _ in prompts], finished=[False] * len(prompts))
     rows = engine.step(prompts, state)[:, -1:]
     state.lengths = [length + prompts.shape[1] for length in state.lengths]
-    newest = [engine.token(place) for place in engine.logits(rows)[:, -1].argmax(-1).tolist()]
+    newest = engine.best(rows)[:, -1].tolist()
     out.passes = len(prompts)
     for row, token in enumerate(newest):
         _put(out, row, [token], end, limit)
@@ -70,8 +70,9 @@ def generate(
             done = [False] * len(left)
         guesses = _guess(engine, state, newest, rows, drafting, done)
         hidden = engine.step(torch.tensor([newest, *guesses]).T, state)
-        logits = engine.head(hidden)
-        best = engine.allowed(logits[:, 0]).argmax(-1).tolist()
+        # Who stands beside the likeliest takes the whole head to say.
+        logits = engine.logits(hidden) if drafting is not None and drafting.top not in (1, None) else None
+        best = (engine.best(hidden) if logits is None else engine.written(logits.argmax(-1))).tolist()
         kept = []
         for row in range(len(active)):
             if done[row]:
@@ -79,10 +80,10 @@ def generate(
                 continue
             out.passes += 1
             made = [column[row] for column in guesses]
-            stand, place = _standing(engine, logits[row], best[row], made, drafting)
+            stand = _standing(engine, None if logits is None else logits[row], best[row], made, drafting)
             out.guesses += len(made)
             out.kept += stand
-            newest[row] = engine.token(place)
+            newest[row] = best[row][stand]
             _put(out, active[row], [*made[:stand], newest[row]], end, limit)
             # Cropping the cache is forgetting how far it reaches.
             state.lengths[row] += 1 + stand
@@ -117,28 +118,21 @@ def _put(out: Written, row: int, tokens: list[int], end: int, limit: int) -> Non
 
 
 def _standing(
-    engine: Engine, logits: Tensor, best: int, guesses: list[int], drafting: Drafting | None
-) -> tuple[int, int]:
-    """How many of a row's guesses stand, and the place of what is written next.
-
-    `logits` [n, ids] are the head's products, and `best` the place of the likeliest of the first. What would follow a
-    guess that fell is not looked for.
-    """
+    engine: Engine, logits: Tensor | None, best: list[int], guesses: list[int], drafting: Drafting | None
+) -> int:  # fmt: skip
+    """How many of a row's guesses stand. `best` is the likeliest token at each place; `logits` [n, ids] know more."""
+    if drafting is None or drafting.top is None:
+        return len(guesses)
     for number, guess in enumerate(guesses):
-        if not _accepted(engine, logits[number], best, guess, drafting):
-            return number, best
-        best = int(engine.allowed(logits[number + 1]).argmax())
-    return len(guesses), best
+        if guess != best[number] and (logits is None or not _among(engine, logits[number], guess, drafting.top)):
+            return number
+    return len(guesses)
 
 
-def _accepted(engine: Engine, logits: Tensor, best: int, guess: int, drafting: Drafting | None) -> bool:
-    if drafting is None or drafting.top is None or engine.token(best) == guess:
-        return True
-    if drafting.top == 1:
-        return False
+def _among(engine: Engine, logits: Tensor, guess: int, top: int) -> bool:
+    """Whether a guess is among the `top` likeliest tokens."""
     place = guess if engine.ids is None else int(torch.searchsorted(engine.ids, guess))
-    allowed = engine.allowed(logits)
-    return int((allowed > allowed[place]).sum()) < drafting.top
+    return int((logits > logits[place]).sum()) < top
 
 
 def _guess(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,14 +24,19 @@ def linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Linear:
     weight = weight.detach().float().contiguous()
     bias = None if bias is None else bias.detach().float().clone()
     if precision == "int8":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch names a successor that is another package
-            scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-8)
-            zeros = torch.zeros(len(weight), dtype=torch.int64)
-            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-            packed = torch.ops.quantized.linear_prepack(rounded, bias)
-        return lambda rows: torch.ops.quantized.linear_dynamic(rows, packed)
+        rounded = int8(weight, bias)[1]
+        return lambda rows: torch.ops.quantized.linear_dynamic(rows, rounded)
     if weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
     return lambda rows: F.linear(rows, weight, bias)
+
+
+def int8(weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Any]:
+    """The rounded weight [out, in] itself, and packed for `torch.ops.quantized.linear_dynamic`."""
+    scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-8)
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch names a successor that is another package
+        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        return rounded.dequantize(), torch.ops.quantized.linear_prepack(rounded, bias)

@@ -51,12 +51,15 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
     ears = Ears(whole)
     frames = score.listen(ears, items)
     heard = encoding(ears, items)
-    engine = Engine(whole)
+    engine = Engine(whole, screened=False)
     arms: dict[str, Callable[[Sequence[Item]], Run]] = {
         name: partial(score.write, engine, frames=frames, drafting=drafting) for name, drafting in VARIANTS.items()
     }
-    exact = Engine(whole, drafting="float32")
+    exact = Engine(whole, drafting="float32", screened=False)
     arms["KVSPN, top 1, itself in float32"] = partial(score.write, exact, frames=frames, drafting=Drafting())
+    screened = Engine(whole)
+    arms["greedy, head screened"] = partial(score.write, screened, frames=frames)
+    arms["KVSPN, top 1, head screened"] = partial(score.write, screened, frames=frames, drafting=Drafting())
     arms["transformers, greedy"] = partial(theirs, whole, frames, assistant=None)
     arms["transformers, assisted by the pruned model"] = partial(theirs, whole, frames, assistant=assistant)
     with tqdm(total=rounds * len(arms), desc="decoding", disable=None) as bar:
@@ -86,8 +89,8 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
     return "\n\n".join(
         [
             f"{whole.config.name}: {size.layers} decoder layers of width {whole.whisper.config.d_model}, float32, "
-            f"batch 1, whole output head; KVSPN has {whole.config.blocks} blocks and {counts['kvspn'] / 1e6:.1f} M "
-            f"weights, Medusa's head {counts['medusa'] / 1e6:.1f} M; both are int8 and guess among "
+            "batch 1, whole output head where it is not screened; KVSPN has "
+            f"{whole.config.blocks} blocks and {counts['kvspn'] / 1e6:.1f} M weights, Medusa's head {counts['medusa'] / 1e6:.1f} M; both are int8 and guess among "
             f"{len(whole.draft):,} tokens. "
             f"{len(items)} texts of {len(frames)} clips by people from {manifest.name}, {clips} a language at most. "
             "Speed is that of whole texts against the first line, all in turns, the least time of each text in "

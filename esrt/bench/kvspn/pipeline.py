@@ -1,10 +1,11 @@
-"""The whole pipeline step by step: KVSPN, a trimmed head, pruning, int8, against the unpruned model."""
+"""The whole pipeline step by step: KVSPN, the head screened or trimmed, pruning, int8, against the unpruned model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,16 +19,17 @@ from esrt.m2m.offline import Ears
 from esrt.m2m.prune import parameters, size_of
 from esrt.m2m.score import Item, Run
 
-STEPS: tuple[tuple[str, bool, bool, bool, Precision], ...] = (
-    ("unpruned, greedy", False, False, False, "float32"),
-    ("+ KVSPN", False, True, False, "float32"),
-    ("+ trimmed head", False, True, True, "float32"),
-    ("unpruned, trimmed head, greedy", False, False, True, "float32"),
-    ("unpruned, KVSPN, trimmed head, int8", False, True, True, "int8"),
-    ("pruned, greedy", True, False, False, "float32"),
-    ("pruned, KVSPN, trimmed head", True, True, True, "float32"),
-    ("pruned, trimmed head, int8, greedy", True, False, True, "int8"),
-    ("pruned, KVSPN, trimmed head, int8: the whole pipeline", True, True, True, "int8"),
+Head = Literal["whole", "screened", "trimmed"]
+STEPS: tuple[tuple[str, bool, bool, Head, Precision], ...] = (
+    ("unpruned, greedy", False, False, "whole", "float32"),
+    ("+ KVSPN", False, True, "whole", "float32"),
+    ("+ screened head", False, True, "screened", "float32"),
+    ("unpruned, screened head, greedy", False, False, "screened", "float32"),
+    ("unpruned, KVSPN, trimmed head, int8", False, True, "trimmed", "int8"),
+    ("pruned, greedy", True, False, "whole", "float32"),
+    ("pruned, KVSPN, screened head", True, True, "screened", "float32"),
+    ("pruned, trimmed head, int8, greedy", True, False, "trimmed", "int8"),
+    ("pruned, KVSPN, trimmed head, int8: the whole pipeline", True, True, "trimmed", "int8"),
 )
 
 
@@ -38,10 +40,11 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
     items = score.choose(manifest, models[0].config.languages, clips)
     frames = score.listen(Ears(models[0]), items)
     arms: dict[str, Callable[[Sequence[Item]], Run]] = {}
-    engines: dict[tuple[bool, bool, Precision], Engine] = {}
-    for name, pruned, drafted, trimmed, precision in STEPS:
-        key = (pruned, trimmed, precision)
-        engines[key] = engines.get(key) or Engine(models[pruned], precision, trimmed)
+    engines: dict[tuple[bool, Head, Precision], Engine] = {}
+    for name, pruned, drafted, head, precision in STEPS:
+        key = (pruned, head, precision)
+        if key not in engines:
+            engines[key] = Engine(models[pruned], precision, head == "trimmed", screened=head == "screened")
         drafting = Drafting() if drafted else None
         arms[name] = partial(score.write, engines[key], frames=frames, drafting=drafting)
     runs = score.race(arms, items, rounds)
