@@ -90,7 +90,8 @@ def run(model: Path, small: Path, manifest: Path, clips: int, rounds: int) -> st
         [
             f"{whole.config.name}: {size.layers} decoder layers of width {whole.whisper.config.d_model}, float32, "
             "batch 1, whole output head where it is not screened; KVSPN has "
-            f"{whole.config.blocks} blocks and {counts['kvspn'] / 1e6:.1f} M weights, Medusa's head {counts['medusa'] / 1e6:.1f} M; both are int8 and guess among "
+            f"{whole.config.blocks} blocks and {counts['kvspn'] / 1e6:.1f} M weights, "
+            f"Medusa's head {counts['medusa'] / 1e6:.1f} M; both are int8 and guess among "
             f"{len(whole.draft):,} tokens. "
             f"{len(items)} texts of {len(frames)} clips by people from {manifest.name}, {clips} a language at most. "
             "Speed is that of whole texts against the first line, all in turns, the least time of each text in "
