@@ -34,7 +34,7 @@ def linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Linear:
 
 def int8(weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Any]:
     """The rounded weight [out, in] itself, and packed for `torch.ops.quantized.linear_dynamic`."""
-    scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-8)
+    scales = (weight.norm(torch.inf, dim=1) / 127).clamp(min=1e-8)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch names a successor that is another package

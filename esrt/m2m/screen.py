@@ -21,11 +21,11 @@ class Screen:
     def __init__(self, embeddings: Tensor, ids: Tensor, gain: Tensor) -> None:
         self.embeddings, self.ids = embeddings, ids
         self.gain = gain.abs().clamp(min=1e-6)
-        own = embeddings[ids]
-        weight = (own - own.mean(0)) * self.gain
+        weight = embeddings[ids]
+        weight.sub_(weight.mean(0)).mul_(self.gain)
         rounded, self.packed = int8(weight)
         # A hundredth more than the bound, for what float32 itself rounds.
-        self.missed = 1.01 * (weight - rounded).norm(dim=1)
+        self.missed = 1.01 * weight.sub_(rounded).norm(dim=1)
         self.size = 1.01 * rounded.norm(dim=1)
 
     def __call__(self, rows: Tensor) -> Tensor:
