@@ -54,6 +54,7 @@ class Targets(NamedTuple):
     tokens: Tensor
     lengths: Tensor
     classes: Tensor
+    captions: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -160,8 +161,17 @@ class Batches:
         generator = np.random.default_rng([self.recipe.seed, step, *stage.name.encode()])
         known = self.vocabularies.llm
         others = torch.from_numpy(generator.integers(len(known), size=OTHERS))
-        classes = torch.unique(torch.cat([*wanted, known[others]]))
-        return _targets(wanted[part], classes, classes)
+        said = [self._said(s.clip) if stage.told_weight else wanted[0][:0] for s in samples]
+        classes = torch.unique(torch.cat([*wanted, *said, known[others]]))
+        targets = _targets(wanted[part], classes, classes)
+        if not stage.told_weight:
+            return targets
+        return targets._replace(captions=torch.stack([torch.isin(classes, words) for words in said[part]]))
+
+    def _said(self, clip: Clip) -> Tensor:
+        """The tokens of all that a clip's captions say."""
+        texts = [text for _, texts in clip.captions for text in texts]
+        return torch.tensor([token for text in texts for token in token_ids(self.tokenizer, text)]).long()
 
 
 def _targets(tokens: Sequence[Tensor], known: Tensor, classes: Tensor) -> Targets:

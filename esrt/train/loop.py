@@ -101,7 +101,8 @@ class Trainer:
                 losses = self.losses(self.batches, stage, step, samples, part)
                 weights = torch.tensor([counts.get(s.task, 1.0) for s in samples[part]], device=losses.ctc.device)
                 leak = self.recipe.adversary * losses.leak
-                self.accelerator.backward((weights * losses.answer + ctc_weight * losses.ctc + leak).mean())
+                told = stage.told_weight * losses.told
+                self.accelerator.backward((weights * losses.answer + ctc_weight * losses.ctc + leak + told).mean())
             found.append(torch.stack(losses).detach())
         # One column a sample, in the order of `samples`: processes have consecutive parts.
         whole = Losses(*self.accelerator.gather(torch.cat(found, dim=1).T.contiguous()).T.cpu())
@@ -116,6 +117,8 @@ class Trainer:
             shown |= {"loss": whole.answer.mean().item(), "right": right.item()}
         if ctc_weight:
             shown["ctc"] = whole.ctc.mean().item()
+        if stage.told_weight:
+            shown["told"] = whole.told.mean().item()
         if self.recipe.adversary:
             shown["leak"] = whole.leak.mean().item()
         return shown

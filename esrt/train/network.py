@@ -20,7 +20,7 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 class Losses(NamedTuple):
     """Of each sample, float32 [b]: its answer's loss a token, the share of its tokens right, how many they are; CTC,
-    or how far its rows have moved; what an adversary knows of its voice.
+    or how far its rows have moved; what an adversary knows of its voice; how hard its captions are to tell apart.
     """
 
     answer: Tensor
@@ -28,6 +28,7 @@ class Losses(NamedTuple):
     tokens: Tensor
     ctc: Tensor
     leak: Tensor
+    told: Tensor
 
 
 class WhisperCTC(nn.Module):
@@ -73,6 +74,20 @@ def ctc_loss(logits: Tensor, targets: Targets) -> Tensor:
         log_probabilities, targets.tokens, inputs, targets.lengths, reduction="none", zero_infinity=True
     )
     return losses / targets.lengths.clamp(min=1)
+
+
+def told_loss(rows: Tensor, captions: Tensor, words: Tensor) -> Tensor:
+    """How hard it is to find each clip's own captions among the batch's by the mean of its rows [b, q, llm]: [b].
+
+    `captions` [b, n] say which of `words` [n, llm] they have, none for a clip without captions, whose loss is zero.
+    """
+    loss, has = rows.new_zeros(len(rows), dtype=torch.float32), captions.any(1)
+    said = captions[has]
+    told = said.to(words.dtype) @ words
+    logits = rows[has].mean(1) @ told.T.to(rows.dtype) / rows.shape[-1] ** 0.5
+    other = (said[:, None] != said).any(-1)  # not those of whom the same is said
+    loss[has] = logits.float().logsumexp(1) - logits.float().masked_fill(other, -torch.inf).logsumexp(1)
+    return loss
 
 
 class Network(nn.Module):
@@ -141,20 +156,22 @@ class Network(nn.Module):
             with torch.no_grad():
                 wanted = self.projector(self.adversary.before(batch.frames, batch.lengths))
             moved = (self.projector(rows) - wanted).square().mean((1, 2)) / wanted.square().mean((1, 2))
-            return Losses(none, none, none + rows.shape[1], moved, leak)
+            return Losses(none, none, none + rows.shape[1], moved, leak, none)
         if objective == "ctc-whisper":
             assert batch.targets is not None
             ctc = ctc_loss(self.whisper_ctc(rows), batch.targets)
-            return Losses(none, none, batch.targets.lengths.float(), ctc, none)
+            return Losses(none, none, batch.targets.lengths.float(), ctc, none, none)
         audio = self.projector(rows)
-        ctc = none
+        ctc = told = none
         if batch.targets is not None:
             words = nn.functional.embedding(batch.targets.classes, self.embedding) * self.scale
             ctc = ctc_loss(self.tied_ctc(audio, words), batch.targets)
+            if batch.targets.captions is not None:
+                told = told_loss(audio, batch.targets.captions, words)
         if batch.answers is None:
             assert batch.targets is not None
-            return Losses(none, none, batch.targets.lengths.float(), ctc, none)
-        return Losses(*self.answer_loss(audio, batch.answers), ctc, none)
+            return Losses(none, none, batch.targets.lengths.float(), ctc, none, told)
+        return Losses(*self.answer_loss(audio, batch.answers), ctc, none, told)
 
     def answer_loss(self, audio: Tensor, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
         """Audio rows [b, q, llm] and what follows them -> loss of each example, share right, tokens; all [b].

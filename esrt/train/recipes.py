@@ -41,7 +41,8 @@ class Stage:
 
     `objective`: `ctc-whisper` (CTC on the adapter over Whisper's tokens), `ctc-llm` (CTC on the projector over the
     LLM's own tokens, tied to its embedding), `llm` (the LLM's loss on answers, plus `ctc_weight` times the former),
-    `hide` (rows that stay where they were and tell less of the voice: `train.adversary`).
+    `hide` (rows that stay where they were and tell less of the voice: `train.adversary`). `told_weight` is what
+    telling a batch's captions apart by the mean of the rows counts beside `ctc-llm`.
     `batch` counts clips of one step, over all processes. Rates are peak rates of AdamW; `lora_rate` 0 keeps the LLM
     frozen, LoRA included. `tasks` are the shares in which samples are drawn (ESRT paper, Table II), `loss_weights` what
     a task's loss counts beside the others' (1 where nothing is said), `weights` the manifests of this stage where they
@@ -60,6 +61,7 @@ class Stage:
     warmup: int = 100
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    told_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,14 +151,19 @@ def _paper(name: str, model: str, accumulate: int, checkpointing: bool) -> Recip
 def esrt_270m_captions() -> Recipe:
     """ESRT-270M learns to say how something is said (prosody captions), and keeps translating.
 
-    A fourth task beside Table II's. The adapter learns too, so the device's half is another one afterwards.
+    A fourth task beside Table II's. The adapter learns too, so the device's half is another one afterwards. In stage
+    `tell` the mean of a clip's rows has to find its captions among those of the batch: from the LLM's loss alone, 300
+    steps taught the form of captions and nothing of what they say.
     """
     return replace(
         esrt_270m(),
         name="esrt-270m-captions",
         start="ESRT-270M",
         weights={"prosody": 0.7, "human": 0.3},
-        stages=(Stage("captions", "llm", 300, 8, 2e-4, 2e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),),
+        stages=(
+            Stage("tell", "ctc-llm", 250, 32, adapter_rate=1e-4, projector_rate=5e-4, warmup=30, told_weight=1.0),
+            Stage("captions", "llm", 300, 8, 2e-4, 2e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),
+        ),
     )
 
 
@@ -225,7 +232,7 @@ def table() -> str:
         for stage in recipe.stages:
             tasks = " ".join(f"{task}={share:g}" for task, share in stage.tasks.items())
             if stage.objective != "llm":
-                tasks = "ctc"
+                tasks = f"ctc told=+{stage.told_weight:g}" if stage.told_weight else "ctc"
             elif stage.ctc_weight:
                 tasks += f" ctc=+{stage.ctc_weight:g}"
             llm = f"{stage.lora_rate:g}" if stage.lora_rate else "frozen"

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from esrt import prompts
 from esrt.errors import UsageError
 from esrt.prompts import Task
+from esrt.train import parallel
+from esrt.train.batches import Batches
 from esrt.train.examples import example, one_caption
+from esrt.train.features import Features
+from esrt.train.loop import Trainer
 from esrt.train.manifest import Row, read_manifest, write_manifest
-from esrt.train.sampler import clips
+from esrt.train.network import told_loss
+from esrt.train.recipes import Stage
+from esrt.train.sampler import Clip, Sampler, clips
 from esrt.train.sources import mer2024, prosody
+from tests.train.conftest import END, FRAME_WIDTH, RECIPE, Letters, tiny_llm, tiny_network, vocabularies
 
 
 class Words:
@@ -74,6 +83,37 @@ def test_an_example_learns_the_caption_alone() -> None:
     assert "".join(map(chr, asked[:-1])) == "<|caption|>" and asked[-1] == Words().convert_tokens_to_ids("<|eng|>")
     without = example(clips([Row("a", "a.wav", "eng", "", "Hi.", "")], {"a.wav": 9})[0], "caption", Words(), 1, True)
     assert "".join(map(chr, without.ids[:3])) == "Hi."  # it is written down instead
+
+
+def test_a_clip_finds_its_captions_by_the_mean_of_its_rows() -> None:
+    words = 8 * torch.eye(6)
+    said = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0]]).bool()
+    rows = 4 * torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    heard = rows - rows.mean(1, keepdim=True) + (said.float() @ words)[:, None]  # each its own, in the mean alone
+    right = told_loss(heard, said, words)
+    assert right[2] == 0  # nothing is said of it
+    assert (right < 0.01).all()  # the second and the last are no mistake for one another
+    wrong = told_loss(heard[[1, 0, 2, 0]], said, words)
+    assert (wrong[[0, 1, 3]] > 10).all() and wrong[2] == 0
+    assert told_loss(heard, torch.zeros_like(said), words).tolist() == [0, 0, 0, 0]
+
+
+def test_rows_learn_to_tell_captions_apart(tmp_path: Path) -> None:
+    """Two kinds of voices, and captions that say which; the words they speak have nothing to do with it."""
+    features = Features(tmp_path / "features", FRAME_WIDTH)
+    rng, members = np.random.default_rng(0), []
+    for n in range(40):
+        features.append(f"{n}.wav", rng.standard_normal((30, FRAME_WIDTH)) + (1 if n % 2 else -1))
+        captions = ("bright", "so bright") if n % 2 else ("dim", "so dim")
+        members.append(Clip(f"{n}.wav", "eng", "ab" + chr(97 + n % 26), (), 30, (("eng", captions),)))
+    stage = Stage("tell", "ctc-llm", 120, 8, 3e-2, 3e-2, warmup=10, told_weight=10.0)
+    recipe = replace(RECIPE, stages=(stage,), augment=False)
+    batches = Batches(
+        recipe, Sampler({"m": members}, recipe.weights, 0), features, Letters(), Letters(), vocabularies(), END
+    )
+    trainer = Trainer(recipe, tiny_network(tiny_llm(), 0.0), batches, parallel.start(recipe, tmp_path), tmp_path)
+    found = [trainer.step(stage, step)["told"] for step in range(stage.steps)]
+    assert sum(found[-5:]) < 0.5 * sum(found[:5])
 
 
 def test_what_is_set_is_heard(tmp_path: Path) -> None:
