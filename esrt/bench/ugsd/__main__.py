@@ -43,7 +43,7 @@ def captions(args: argparse.Namespace) -> str:
     """Captions' scores over gamma."""
     from esrt.bench.ugsd import captions
 
-    return captions.run(args.model, args.draft, args.data / "prosody-test.jsonl", args.clips)
+    return captions.run(args.model, args.draft, args.data / "prosody-test.jsonl", args.clips, args.page)
 
 
 SHARED: dict[str, dict[str, Any]] = {
