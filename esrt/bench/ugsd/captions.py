@@ -20,7 +20,7 @@ from esrt.translator import prepare
 
 LANGUAGE = "eng"
 GAMMAS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
-"""Below those of translation: between three manners a drafter has 1.1 nats at most, and of the other words it is sure."""
+"""Below those of translation: between three manners there are 1.1 nats at most, and other words are hardly in doubt."""
 WAYS = {"rank 20": (20, 5), "rank 1": (1, 5), "rank 1, block 1": (1, 1)}
 
 
