@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
+from esrt.bench.ugsd.captions import heard
 from esrt.bench.ugsd.latency import LINKS
 from esrt.bench.ugsd.link import Conditions
-from esrt.bench.ugsd.runs import Task, chrf, drafted, same, split
+from esrt.bench.ugsd.runs import Outcome, Task, chrf, drafted, same, split
 from esrt.bench.ugsd.translation import about
 from esrt.decoding.drafter import Drafter
 from esrt.decoding.ugsd import Settings
+from esrt.train.manifest import Row
+from esrt.train.sources import prosody
 from tests.cloud.conftest import Server, frame_bytes
 from tests.decoding.conftest import _one_thread, llm, make_drafter, make_service, serve, server, talking, tokenizer
 
@@ -52,6 +55,14 @@ def test_a_drafter_says_how_it_was_made(tmp_path: Path) -> None:
     assert about(tmp_path) == "no card."
     (tmp_path / "card.md").write_text("# X\n\n6 layers,\nmade somehow.\n")
     assert about(tmp_path) == "6 layers, made somehow."
+
+
+def test_a_manner_is_heard_where_it_alone_is_named() -> None:
+    rows = [Row("a", "a.wav", "eng", "eng", "Hi.", "", prosody.captions("slowly", "low", "lively", "loudly"))] * 4
+    texts = ["A low voice talks quickly.", "It speaks slowly.", "Somebody low and high.", "So slowly and low."]
+    out = Outcome([{"eng": text} for text in texts])
+    assert heard(prosody.PITCH, out, rows) == 2  # "slowly" says nothing of a low voice
+    assert heard(prosody.RATE, out, rows) == 2
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
