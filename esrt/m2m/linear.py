@@ -33,10 +33,10 @@ def linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Linear:
 
 
 def int8(weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Any]:
-    """The rounded weight [out, in] itself, and packed for `torch.ops.quantized.linear_dynamic`."""
+    """The weight [out, in] rounded, as a quantized tensor, and packed for `torch.ops.quantized.linear_dynamic`."""
     scales = (weight.norm(torch.inf, dim=1) / 127).clamp(min=1e-8)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch names a successor that is another package
         rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        return rounded.dequantize(), torch.ops.quantized.linear_prepack(rounded, bias)
+        return rounded, torch.ops.quantized.linear_prepack(rounded, bias)

@@ -23,7 +23,8 @@ class Screen:
         self.gain = gain.abs().clamp(min=1e-6)
         weight = embeddings[ids]
         weight.sub_(weight.mean(0)).mul_(self.gain)
-        rounded, self.packed = int8(weight)
+        quantized, self.packed = int8(weight)
+        rounded = quantized.dequantize()
         # A hundredth more than the bound, for what float32 itself rounds.
         self.missed = 1.01 * weight.sub_(rounded).norm(dim=1)
         self.size = 1.01 * rounded.norm(dim=1)

@@ -49,6 +49,7 @@ class Targets(NamedTuple):
     """CTC targets of b clips, one after the other: class numbers (0 is the blank) [n], and how many each has [b].
 
     `classes` are the LLM's token ids that class 1 and those after it stand for; empty for Whisper's, which all count.
+    `captions` [b, classes] says which of them the captions of each clip have, in a stage that asks for it.
     """
 
     tokens: Tensor

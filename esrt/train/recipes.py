@@ -42,7 +42,7 @@ class Stage:
     `objective`: `ctc-whisper` (CTC on the adapter over Whisper's tokens), `ctc-llm` (CTC on the projector over the
     LLM's own tokens, tied to its embedding), `llm` (the LLM's loss on answers, plus `ctc_weight` times the former),
     `hide` (rows that stay where they were and tell less of the voice: `train.adversary`). `told_weight` is what
-    telling a batch's captions apart by the mean of the rows counts beside `ctc-llm`.
+    telling captions apart by the mean of the rows counts beside `ctc-llm`, among those that a process has at once.
     `batch` counts clips of one step, over all processes. Rates are peak rates of AdamW; `lora_rate` 0 keeps the LLM
     frozen, LoRA included. `tasks` are the shares in which samples are drawn (ESRT paper, Table II), `loss_weights` what
     a task's loss counts beside the others' (1 where nothing is said), `weights` the manifests of this stage where they
