@@ -85,13 +85,13 @@ def drafted(
         speculative = Speculative(drafter, client, settings)
         for task in tqdm(every, desc=f"gamma {settings.gamma:.3g}", disable=None):
             answer = speculative.translate(task.frame, task.to, task=task.kind)
-            tally = speculative.tally
+            tally, ended = speculative.tally, time.perf_counter()
             assert answer.drafting is not None and tally.cut is None, tally.cut
             out.texts.append(answer.translations)
             out.drafting += answer.drafting
             out.checked += tally.checked
-            out.first.append((tally.first or time.perf_counter()) - speculative.began)
-            out.seconds.append(answer.usage.seconds)
+            out.first.append((tally.first or ended) - speculative.began)
+            out.seconds.append(ended - speculative.began)
         out.up, out.down = way.bytes_up, way.bytes_down
     return out
 
