@@ -179,11 +179,12 @@ class Engine:
         return logits if self.ids is not None else logits + self.never
 
     @torch.inference_mode()
-    def best(self, rows: Tensor) -> Tensor:
-        """Rows [..., width] -> the likeliest token's id for each [...]."""
-        if self.screen is not None:
-            return self.screen(rows)
-        return self.written(self.logits(rows).argmax(-1))
+    def likeliest(self, rows: Tensor, count: int = 1) -> Tensor:
+        """Rows [..., width] -> ids of the `count` likeliest tokens [..., count], the first first."""
+        if count > 1:  # who stands beside the first takes the whole head to say
+            return self.written(self.logits(rows).topk(count).indices)
+        best = self.written(self.logits(rows).argmax(-1)) if self.screen is None else self.screen(rows)
+        return best[..., None]
 
     def written(self, places: Tensor) -> Tensor:
         """The token ids that columns of the logits stand for."""

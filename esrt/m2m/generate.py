@@ -53,10 +53,11 @@ def generate(
     """
     _check(engine, drafting, limit)
     limit = min(limit, state.keys[0].shape[2] - prompts.shape[1])
+    top = 1 if drafting is None else drafting.top
     end, out = engine.model.end, Written([[] for _ in prompts], finished=[False] * len(prompts))
     rows = engine.step(prompts, state)[:, -1:]
     state.lengths = [length + prompts.shape[1] for length in state.lengths]
-    newest = engine.best(rows)[:, -1].tolist()
+    newest = engine.likeliest(rows)[:, -1, 0].tolist()
     out.passes = len(prompts)
     for row, token in enumerate(newest):
         _put(out, row, [token], end, limit)
@@ -70,9 +71,7 @@ def generate(
             done = [False] * len(left)
         guesses = _guess(engine, state, newest, rows, drafting, done)
         hidden = engine.step(torch.tensor([newest, *guesses]).T, state)
-        # Who stands beside the likeliest takes the whole head to say.
-        logits = engine.logits(hidden) if drafting is not None and drafting.top not in (1, None) else None
-        best = (engine.best(hidden) if logits is None else engine.written(logits.argmax(-1))).tolist()
+        likely = engine.likeliest(hidden, top or 1).tolist()
         kept = []
         for row in range(len(active)):
             if done[row]:
@@ -80,10 +79,10 @@ def generate(
                 continue
             out.passes += 1
             made = [column[row] for column in guesses]
-            stand = _standing(engine, None if logits is None else logits[row], best[row], made, drafting)
+            stand = _standing(likely[row], made, top is None)
             out.guesses += len(made)
             out.kept += stand
-            newest[row] = best[row][stand]
+            newest[row] = likely[row][stand][0]
             _put(out, active[row], [*made[:stand], newest[row]], end, limit)
             # Cropping the cache is forgetting how far it reaches.
             state.lengths[row] += 1 + stand
@@ -117,22 +116,12 @@ def _put(out: Written, row: int, tokens: list[int], end: int, limit: int) -> Non
             return
 
 
-def _standing(
-    engine: Engine, logits: Tensor | None, best: list[int], guesses: list[int], drafting: Drafting | None
-) -> int:  # fmt: skip
-    """How many of a row's guesses stand. `best` is the likeliest token at each place; `logits` [n, ids] know more."""
-    if drafting is None or drafting.top is None:
-        return len(guesses)
+def _standing(likely: list[list[int]], guesses: list[int], everything: bool) -> int:
+    """How many of a row's guesses stand: those among the likely tokens of their places, or with `everything` all."""
     for number, guess in enumerate(guesses):
-        if guess != best[number] and (logits is None or not _among(engine, logits[number], guess, drafting.top)):
+        if not everything and guess not in likely[number]:
             return number
     return len(guesses)
-
-
-def _among(engine: Engine, logits: Tensor, guess: int, top: int) -> bool:
-    """Whether a guess is among the `top` likeliest tokens."""
-    place = guess if engine.ids is None else int(torch.searchsorted(engine.ids, guess))
-    return int((logits > logits[place]).sum()) < top
 
 
 def _guess(

@@ -162,10 +162,10 @@ class Batches:
         generator = np.random.default_rng([self.recipe.seed, step, *stage.name.encode()])
         known = self.vocabularies.llm
         others = torch.from_numpy(generator.integers(len(known), size=OTHERS))
-        said = [self._said(s.clip) if stage.told_weight else wanted[0][:0] for s in samples]
+        said = [self._said(s.clip) for s in samples] if stage.told_weight else []
         classes = torch.unique(torch.cat([*wanted, *said, known[others]]))
         targets = _targets(wanted[part], classes, classes)
-        if not stage.told_weight:
+        if not said:
             return targets
         return targets._replace(captions=torch.stack([torch.isin(classes, words) for words in said[part]]))
 

@@ -149,29 +149,29 @@ class Network(nn.Module):
     def forward(self, objective: str, batch: Batch) -> Losses:
         """What a stage of `objective` asks of a batch; a loss that it does not ask for is zero."""
         rows = self.adapter(batch.frames, batch.lengths)
-        none = torch.zeros(len(rows), device=rows.device)
+        nothing = Losses(*torch.zeros(len(Losses._fields), len(rows), device=rows.device))
         if objective == "hide":
             assert self.adversary is not None and batch.voices is not None
             leak = self.adversary.leak(rows, batch.voices)
             with torch.no_grad():
                 wanted = self.projector(self.adversary.before(batch.frames, batch.lengths))
             moved = (self.projector(rows) - wanted).square().mean((1, 2)) / wanted.square().mean((1, 2))
-            return Losses(none, none, none + rows.shape[1], moved, leak, none)
+            return nothing._replace(tokens=nothing.tokens + rows.shape[1], ctc=moved, leak=leak)
         if objective == "ctc-whisper":
             assert batch.targets is not None
             ctc = ctc_loss(self.whisper_ctc(rows), batch.targets)
-            return Losses(none, none, batch.targets.lengths.float(), ctc, none, none)
-        audio = self.projector(rows)
-        ctc = told = none
+            return nothing._replace(tokens=batch.targets.lengths.float(), ctc=ctc)
+        audio, found = self.projector(rows), nothing
         if batch.targets is not None:
             words = nn.functional.embedding(batch.targets.classes, self.embedding) * self.scale
-            ctc = ctc_loss(self.tied_ctc(audio, words), batch.targets)
+            found = found._replace(ctc=ctc_loss(self.tied_ctc(audio, words), batch.targets))
             if batch.targets.captions is not None:
-                told = told_loss(audio, batch.targets.captions, words)
+                found = found._replace(told=told_loss(audio, batch.targets.captions, words))
         if batch.answers is None:
             assert batch.targets is not None
-            return Losses(none, none, batch.targets.lengths.float(), ctc, none, told)
-        return Losses(*self.answer_loss(audio, batch.answers), ctc, none, told)
+            return found._replace(tokens=batch.targets.lengths.float())
+        answer, right, tokens = self.answer_loss(audio, batch.answers)
+        return found._replace(answer=answer, right=right, tokens=tokens)
 
     def answer_loss(self, audio: Tensor, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
         """Audio rows [b, q, llm] and what follows them -> loss of each example, share right, tokens; all [b].

@@ -10,6 +10,7 @@ import pytest
 
 from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
 from esrt.bench.ugsd.captions import heard
+from esrt.bench.ugsd.curve import Point, goal, series
 from esrt.bench.ugsd.latency import LINKS
 from esrt.bench.ugsd.link import Conditions
 from esrt.bench.ugsd.runs import Outcome, Task, chrf, drafted, same, split
@@ -55,6 +56,14 @@ def test_a_drafter_says_how_it_was_made(tmp_path: Path) -> None:
     assert about(tmp_path) == "no card."
     (tmp_path / "card.md").write_text("# X\n\n6 layers,\nmade somehow.\n")
     assert about(tmp_path) == "6 layers, made somehow."
+
+
+def test_the_goal_is_nine_tenths_of_the_gap_with_a_tenth_escalated() -> None:
+    points = [Point("a", "x", 0.3, 30.0), Point("b", "x", 0.1, 28.9), Point("c", "y", 0.0, 20.0)]
+    assert series(points, 20.0) == {"x": [(0.0, 20.0), (10.0, 28.9), (30.0, 30.0)]}
+    assert goal(points, 20.0, 30.0) == "Not reached by any row."
+    assert goal([*points, Point("d", "y", 0.1, 29.0)], 20.0, 30.0) == "Reached by d."
+    assert goal(points, 20.0, 19.0) == "Not reached by any row."  # there is no gap to close
 
 
 def test_a_manner_is_heard_where_it_alone_is_named() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from esrt.bench.chart import line_chart
 from esrt.bench.page import machine, table
 from esrt.bench.server import serving
+from esrt.bench.ugsd.curve import Point, goal, series
 from esrt.bench.ugsd.metrics import Scores, scores, wordnet
 from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, split
 from esrt.bench.ugsd.translation import about
@@ -53,20 +54,15 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
     head = ["", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "gap of METEOR closed, %", "escalated, %", "sent, B",
             "received, B", "checks"]  # fmt: skip
     lines = [_row(name, out, scored[name], bottom, top) for name, out in found.items()]
-    series = {
-        way: sorted(
-            [(0.0, bottom.meteor)]
-            + [(100 * found[f"{way}, gamma {g:g}"].escalated, scored[f"{way}, gamma {g:g}"].meteor) for g in GAMMAS]
-        )
-        for way in WAYS
-    }
+    points = [
+        Point(name, name.rpartition(",")[0], out.escalated, scored[name].meteor)
+        for name, out in found.items()
+        if "gamma" in name
+    ]
     image = page.with_name("ugsd-captions.svg")
-    image.write_text(line_chart(series, "drafted tokens escalated, %", "METEOR"), encoding="utf-8")
-    reached = [
-        name for name, out in found.items()
-        if 0 < out.escalated <= 0.1 and scored[name].meteor - bottom.meteor >= 0.9 * (top.meteor - bottom.meteor) > 0
-    ]  # fmt: skip
-    goal = f"Reached by {reached[0]}." if reached else "Not reached by any row."
+    image.write_text(
+        line_chart(series(points, bottom.meteor), "drafted tokens escalated, %", "METEOR"), encoding="utf-8"
+    )
     return "\n\n".join(
         [
             f"{len(every)} clips with prosody captions, {len(rows[0].caption)} references each; cloud {model}, int8 "
@@ -79,7 +75,7 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
             + f" of {len(every)}.",
             table(head, lines),
             f"![METEOR over the share of drafted tokens escalated]({image.name})",
-            f"Goal, 90 % of the gap with 10 % of the tokens escalated: {goal}",
+            f"Goal, 90 % of the gap with 10 % of the tokens escalated: {goal(points, bottom.meteor, top.meteor)}",
         ]
     )
 
