@@ -22,7 +22,7 @@ from esrt.errors import CloudError, UsageError
 from esrt.wire.verification import MAX_BLOCK, MAX_RANK, Verdict
 
 LONGER = 2
-"""Tokens by which a block is longer after two accepted whole, and shorter after a correction (paper: 3/5/7)."""
+"""Tokens at most by which a block is longer after two accepted whole, and shorter after a correction (paper: 3/5/7)."""
 
 
 class Drafts(Protocol):
@@ -46,7 +46,7 @@ class Settings:
     """A block is checked from a doubt of `gamma` on: 0 checks every block, infinity none.
 
     A token stands while at most `rank` - 1 others are likelier to the cloud; 1 is the cloud's own greedy choice.
-    `block` is the first block's length, `ahead` the blocks drafted while one is checked.
+    `block` is the first block's length, and stays it where it is 1; `ahead` the blocks drafted while one is checked.
     """
 
     gamma: float = 3.0
@@ -62,9 +62,14 @@ class Settings:
             raise UsageError("bad_rank", f"A rank is a whole number from 1 to {MAX_RANK}, not {self.rank}.")
         if not 1 <= self.block <= MAX_BLOCK - LONGER:
             raise UsageError("bad_block", f"A block has 1 to {MAX_BLOCK - LONGER} tokens, not {self.block}.")
-        most = MAX_BLOCK // (self.block + LONGER)  # what was drafted ahead may have to be checked at once
+        most = MAX_BLOCK // (self.block + self.longer)  # what was drafted ahead may have to be checked at once
         if not 0 <= self.ahead <= most:
             raise UsageError("bad_ahead", f"With blocks of {self.block}, 0 to {most} are drafted ahead.")
+
+    @property
+    def longer(self) -> int:
+        """How far a block's length moves: by less than the block, so that single tokens stay single."""
+        return min(LONGER, self.block - 1)
 
 
 @dataclass
@@ -189,7 +194,7 @@ class _Text:
         self._tally.checked += [(found, place == verdict.accepted) for place, found in enumerate(heard)]
         if not refused:
             self._streak += 1
-            self._length = self._settings.block + (LONGER if self._streak >= 2 else 0)
+            self._length = self._settings.block + (self._settings.longer if self._streak >= 2 else 0)
             if self._waiting is not None:
                 start, end = self._waiting
                 self._waiting = None
@@ -204,7 +209,7 @@ class _Text:
         self._local.append(False)
         self._waiting = None
         self._tally.corrected += 1
-        self._streak, self._length = 0, max(1, self._settings.block - LONGER)
+        self._streak, self._length = 0, self._settings.block - self._settings.longer
 
 
 def write(

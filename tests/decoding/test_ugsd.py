@@ -181,6 +181,15 @@ def test_blocks_adapt_as_in_the_paper() -> None:
     assert oracle.asked == [(1, 5), (6, 5), (11, 7), (18, 7), (21, 3), (24, 5), (29, 7), (36, 5)]
 
 
+def test_single_tokens_stay_single_and_pairs_have_three_at_most() -> None:
+    """With blocks of 1 nothing is sent but the token in doubt."""
+    for block, lengths in ((1, {1}), (2, {1, 2, 3})):
+        oracle = Oracle(lambda ids: 9 if len(ids) % 20 == 0 else 5)
+        drafter = Tokens(lambda ids: 5, lambda ids: float(len(ids) % 3 == 0))
+        write([7], drafter, oracle, Settings(0.5, 1, block), lambda ids: len(ids) >= 60, Tally())
+        assert {size for _, size in oracle.asked} == lengths
+
+
 def test_a_cut_link_leaves_the_draft_standing_and_says_so() -> None:
     class Cut(Oracle):
         def verify(self, prefix: Sequence[int], block: Sequence[int], rank: int) -> Verdict:
