@@ -1,8 +1,8 @@
 """A drafter for UGSD: an ESRT model whose LLM has lost most of its layers, and learned to write as the whole one does.
 
 Of the LLM's layers the first, the last and evenly some between them stay (as KVSPN prunes its decoder). Then they learn
-from the whole model on the same clips, whose references are only read along: at every token the whole model's
-distribution is the target, and below it the states that its layers hand on. Embedding, output layer, projector and the
+from the whole model on the same clips, whose references are only read along: at every token the whole model's own
+choice is the target, and below it the states that its layers hand on. Embedding, output layer, projector and the
 device's half stay as they are, so that drafter and verifier share tokenizer and adapter.
 """
 
@@ -41,9 +41,9 @@ from esrt.train.setup import part
 from esrt.train.tasks import held_back
 
 LIKELY, OTHERS = 32, 4096
-"""Of the output's tokens the loss counts those that the whole model finds likely, and stands a sample for the rest."""
+"""Of the output's tokens the loss counts those that the whole model finds likely; a sample stands for the rest."""
 STATES = 0.5
-"""What the states' loss counts beside that of the distributions."""
+"""What the states' loss counts beside that of the choices."""
 SAVE_EVERY = 100  # steps, and looks at held-back clips
 
 
@@ -113,8 +113,10 @@ class Distiller:
     def loss(self, audio: Tensor, given: Answers, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Audio rows [b, q, llm] and what follows them -> the loss, and what to print of it.
 
-        KL of the whole model's distribution from the drafter's, mean over the learned tokens; plus STATES times the
-        squared error of the kept layers' outputs, relative to the size of the whole model's, mean over all rows.
+        Cross-entropy of the whole model's own choices, mean over the learned tokens; plus STATES times the squared
+        error of the kept layers' outputs, relative to the size of the whole model's, mean over all rows. Its choices
+        and not its distribution: the drafter shall be in doubt of what the other will choose, and not where the other
+        is in doubt itself, as at the first word of a sentence that may begin in many ways.
         """
         queries = audio.shape[1]
         wanted, targets = self._hidden(self.teacher, audio, given, [*self.keep[1:], len(self.teacher.model.layers)])
@@ -133,15 +135,12 @@ class Distiller:
         logits = (student.to(rows.dtype) @ rows.T).float()
         # The sample's part of the sum is as large as what it stands for, about all that is not likely.
         logits[:, len(likely) :] += torch.tensor((len(self.head) - len(likely)) / OTHERS).log()
-        total = torch.cat([part.float().logsumexp(-1, keepdim=True) for part in teacher.split(64)])
-        target = (teacher[:, likely].float() - total).exp()
-        del teacher
-        written = logits.log_softmax(-1)[:, : len(likely)]
-        kl = (target * (target.clamp(min=1e-9).log() - written)).sum(-1).mean()
+        choice = torch.searchsorted(likely, teacher.argmax(-1))
+        surprise = nn.functional.cross_entropy(logits, choice)
         state_loss = torch.stack(errors).mean()
-        right = (written.argmax(-1) == target.argmax(-1)).float().mean()
-        shown = {"kl": kl.item(), "states": state_loss.item(), "right": right.item(), "tokens": float(learned.sum())}
-        return kl + STATES * state_loss, shown
+        right = (logits[:, : len(likely)].argmax(-1) == choice).float().mean()
+        shown = {"surprise": surprise.item(), "states": state_loss.item(), "right": right.item()}
+        return surprise + STATES * state_loss, shown | {"tokens": float(learned.sum())}
 
     def _hidden(
         self, llm: Gemma3ForCausalLM, audio: Tensor, given: Answers, after: Sequence[int]
@@ -270,8 +269,8 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
 
 @torch.no_grad()
 def validate(distiller: Distiller, source: Source) -> dict[str, float]:
-    """On held-back clips, if there are any, mean over the tokens: KL, and the share on which both models agree."""
-    sums, tokens = {"kl": 0.0, "right": 0.0}, 0.0
+    """On held-back clips, if there are any, mean over the tokens: cross-entropy, and the share on which both agree."""
+    sums, tokens = {"surprise": 0.0, "right": 0.0}, 0.0
     for audio, given in source.held_back():
         _, shown = distiller.loss(audio, given, torch.Generator().manual_seed(0))
         tokens += shown["tokens"]
