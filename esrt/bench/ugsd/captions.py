@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 from esrt.bench.chart import line_chart
@@ -13,9 +14,11 @@ from esrt.bench.page import machine, table
 from esrt.bench.server import serving
 from esrt.bench.ugsd.curve import Point, goal, series
 from esrt.bench.ugsd.metrics import Scores, scores, wordnet
-from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, split
+from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, reached, split
 from esrt.bench.ugsd.translation import about
 from esrt.decoding import drafter as drafters
+from esrt.decoding.gates import Largest, entropy
+from esrt.decoding.tune import calibrate
 from esrt.decoding.ugsd import Settings
 from esrt.edge.encoder import Encoder
 from esrt.train.manifest import Row, read_manifest
@@ -23,29 +26,29 @@ from esrt.train.sources import prosody
 from esrt.translator import prepare
 
 LANGUAGE = "eng"
-GAMMAS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
-"""Below those of translation: between three manners there are 1.1 nats at most, and other words are hardly in doubt."""
+SHARES = (0.03, 0.06, 0.09, 0.15, 0.3)
+"""Of the tokens that would reach a gate's gamma, in the cloud's own text of other clips."""
 MANNERS: dict[str, Iterable[str]] = {
     "rate": prosody.RATE, "pitch": prosody.PITCH, "range": prosody.RANGE, "loudness": prosody.LOUDNESS,
 }  # fmt: skip
-WAYS = {"rank 20": (20, 5), "rank 1": (1, 5), "rank 1, block 1": (1, 1)}
 
 
 def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
     """The section's text, of clips with captions in English, evenly taken; the chart is written beside `page`."""
     folder, lexicon = prepare(draft), wordnet()
-    rows = [row for row in read_manifest(manifest) if row.caption and row.tgt == LANGUAGE]
-    rows = rows[:: max(1, len(rows) // clips)][:clips]
+    known = [row for row in read_manifest(manifest) if row.caption and row.tgt == LANGUAGE]
+    count = min(2 * clips, len(known))
+    known = [known[place * len(known) // count] for place in range(count)]
     encoder = Encoder(folder / "edge.onnx")
-    every = [Task(frame(encoder, row.audio), [LANGUAGE], {LANGUAGE: row.caption}, "caption") for row in rows]
+    both = [Task(frame(encoder, row.audio), [LANGUAGE], {LANGUAGE: row.caption}, "caption") for row in known]
+    # One half for the scores, one for the gammas and the gate's calibration.
+    rows, every, others = known[0::2], both[0::2], both[1::2]
     drafter = drafters.load(folder)
     with serving(model, "--rate", "1000000") as server:
         found = {"cloud alone": split(every, server.url)}
         found["device alone"] = drafted(every, drafter, server.url, Settings(math.inf))
-        for way, (rank, block) in WAYS.items():
-            for gamma in GAMMAS:
-                settings = Settings(gamma, rank, block)
-                found[f"{way}, gamma {gamma:g}"] = drafted(every, drafter, server.url, settings)
+        dev = drafted(others, drafter, server.url, Settings(0.0, 1))
+        found |= {name: drafted(every, drafter, server.url, settings) for name, settings in _ways(dev).items()}
     scored = {
         name: scores([texts[LANGUAGE] for texts in out.texts], [row.caption for row in rows], lexicon)
         for name, out in found.items()
@@ -57,7 +60,7 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
     points = [
         Point(name, name.rpartition(",")[0], out.escalated, scored[name].meteor)
         for name, out in found.items()
-        if "gamma" in name
+        if not name.endswith("alone")
     ]
     image = page.with_name("ugsd-captions.svg")
     image.write_text(
@@ -78,6 +81,21 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
             f"Goal, 90 % of the gap with 10 % of the tokens escalated: {goal(points, bottom.meteor, top.meteor)}",
         ]
     )
+
+
+def _ways(dev: Outcome) -> dict[str, Settings]:
+    at, calibrated = partial(reached, [token for token, _ in dev.checked]), calibrate(dev.checked)
+    ways = {}
+    for share in SHARES:
+        gamma, also = at(entropy, share), at(calibrated, share)
+        top = f"top {100 * share:g} %"
+        ways[f"rank 20, {top}"] = Settings(gamma, 20)
+        ways[f"rank 1, {top}"] = Settings(gamma, 1)
+        ways[f"rank 1, block 1, {top}"] = Settings(gamma, 1, 1)
+        ways[f"calibrated, block 1, {top}"] = Settings(also, 1, 1, gate=lambda: Largest(calibrated))
+    ways["rank 20, all"] = Settings(0.0, 20)
+    ways["rank 1, all"] = Settings(0.0, 1)
+    return dict(sorted(ways.items(), key=lambda way: way[0].rpartition(",")[0]))
 
 
 def heard(choice: Iterable[str], out: Outcome, rows: Sequence[Row]) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import sacrebleu
 from tqdm import tqdm
 
@@ -128,6 +129,11 @@ def chrf(every: Sequence[Task], out: Outcome) -> float:
         for code in task.to
     ]
     return float(sacrebleu.corpus_chrf([text for text, _ in pairs], [[wanted for _, wanted in pairs]]).score)
+
+
+def reached(tokens: Sequence[Guess], doubt: Callable[[Guess], float], share: float) -> float:
+    """The gamma that `share` of the tokens reach."""
+    return float(np.quantile([doubt(token) for token in tokens], 1 - share))
 
 
 def same(a: Outcome, b: Outcome) -> float:
