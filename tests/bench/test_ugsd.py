@@ -10,7 +10,7 @@ import pytest
 
 from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
 from esrt.bench.ugsd.captions import heard
-from esrt.bench.ugsd.curve import Point, goal, series
+from esrt.bench.ugsd.curve import Point, closed, goal, series
 from esrt.bench.ugsd.latency import LINKS
 from esrt.bench.ugsd.link import Conditions
 from esrt.bench.ugsd.runs import Outcome, Task, chrf, drafted, same, split
@@ -63,7 +63,9 @@ def test_the_goal_is_nine_tenths_of_the_gap_with_a_tenth_escalated() -> None:
     assert series(points, 20.0) == {"x": [(0.0, 20.0), (10.0, 28.9), (30.0, 30.0)]}
     assert goal(points, 20.0, 30.0) == "Not reached by any row."
     assert goal([*points, Point("d", "y", 0.1, 29.0)], 20.0, 30.0) == "Reached by d."
-    assert goal(points, 20.0, 19.0) == "Not reached by any row."  # there is no gap to close
+    assert goal(points, 20.0, 19.0).startswith("There is no gap")
+    assert [closed(score, 20.0, 30.0) for score in (20.0, 29.0, 31.0)] == ["0", "90", "110"]
+    assert closed(25.0, 20.0, 20.0) == "-"
 
 
 def test_a_manner_is_heard_where_it_alone_is_named() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from esrt.bench.chart import line_chart
 from esrt.bench.page import machine, table
 from esrt.bench.server import serving
-from esrt.bench.ugsd.curve import Point, goal, series
+from esrt.bench.ugsd.curve import Point, closed, goal, series
 from esrt.bench.ugsd.metrics import Scores, scores, wordnet
-from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, reached, split
+from esrt.bench.ugsd.runs import Outcome, Task, drafted, frame, reached, same, split
 from esrt.bench.ugsd.translation import about
 from esrt.decoding import drafter as drafters
 from esrt.decoding.gates import Largest, entropy
@@ -54,9 +54,12 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
         for name, out in found.items()
     }
     bottom, top = scored["device alone"], scored["cloud alone"]
+    cloud = found["cloud alone"]
     head = ["", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "gap of METEOR closed, %", "escalated, %", "sent, B",
-            "received, B", "checks"]  # fmt: skip
-    lines = [_row(name, out, scored[name], bottom, top) for name, out in found.items()]
+            "received, B", "checks", "same as cloud, %"]  # fmt: skip
+    lines = [
+        [*_row(name, out, scored[name], bottom, top), f"{100 * same(out, cloud):.0f}"] for name, out in found.items()
+    ]
     points = [
         Point(name, name.rpartition(",")[0], out.escalated, scored[name].meteor)
         for name, out in found.items()
@@ -72,7 +75,7 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
             f"frames. Bytes and checks are a clip's. The drafter: {about(folder)} {machine()}.",
             "Of what was set, the cloud alone says right, and the device alone: "
             + "; ".join(
-                f"{name} {heard(choice, found['cloud alone'], rows)} and {heard(choice, found['device alone'], rows)}"
+                f"{name} {heard(choice, cloud, rows)} and {heard(choice, found['device alone'], rows)}"
                 for name, choice in MANNERS.items()
             )
             + f" of {len(every)}.",
@@ -89,12 +92,11 @@ def _ways(dev: Outcome) -> dict[str, Settings]:
     for share in SHARES:
         gamma, also = at(entropy, share), at(calibrated, share)
         top = f"top {100 * share:g} %"
-        ways[f"rank 20, {top}"] = Settings(gamma, 20)
         ways[f"rank 1, {top}"] = Settings(gamma, 1)
         ways[f"rank 1, block 1, {top}"] = Settings(gamma, 1, 1)
         ways[f"calibrated, block 1, {top}"] = Settings(also, 1, 1, gate=lambda: Largest(calibrated))
-    ways["rank 20, all"] = Settings(0.0, 20)
-    ways["rank 1, all"] = Settings(0.0, 1)
+    for rank in (20, 1):
+        ways[f"rank {rank}, all"] = Settings(0.0, rank)
     return dict(sorted(ways.items(), key=lambda way: way[0].rpartition(",")[0]))
 
 
@@ -108,12 +110,11 @@ def heard(choice: Iterable[str], out: Outcome, rows: Sequence[Row]) -> int:
 
 
 def _row(name: str, out: Outcome, scored: Scores, bottom: Scores, top: Scores) -> list[str]:
-    count, gap = len(out.texts), top.meteor - bottom.meteor
-    alone = name == "cloud alone"
+    count, alone = len(out.texts), name == "cloud alone"
     return [
         name,
         *(f"{score:.1f}" for score in astuple(scored)),
-        f"{100 * (scored.meteor - bottom.meteor) / gap:.0f}" if gap else "-",
+        closed(scored.meteor, bottom.meteor, top.meteor),
         "-" if alone else f"{100 * out.escalated:.1f}",
         f"{out.up / count:,.0f}",
         f"{out.down / count:,.0f}",

@@ -12,7 +12,7 @@ from esrt.bench.chart import line_chart
 from esrt.bench.page import machine, table
 from esrt.bench.server import serving
 from esrt.bench.training.score import choose
-from esrt.bench.ugsd.curve import Point, goal, series
+from esrt.bench.ugsd.curve import Point, closed, goal, series
 from esrt.bench.ugsd.runs import Outcome, Task, chrf, drafted, reached, same, split, tasks
 from esrt.decoding import drafter as drafters
 from esrt.decoding import gates
@@ -102,7 +102,7 @@ def _row(name: str, every: Sequence[Task], out: Outcome, bottom: float, top: flo
     return [
         name,
         f"{score:.1f}",
-        f"{100 * (score - bottom) / (top - bottom):.0f}" if top != bottom else "-",
+        closed(score, bottom, top),
         "-" if alone else f"{100 * out.escalated:.1f}",
         "0" if alone else f"{100 * drafting.local / max(1, drafting.written):.1f}",
         f"{out.up / count:,.0f}",
