@@ -161,7 +161,7 @@ def esrt_270m_captions() -> Recipe:
         start="ESRT-270M",
         weights={"prosody": 0.7, "human": 0.3},
         stages=(
-            Stage("tell", "ctc-llm", 500, 32, adapter_rate=1e-4, projector_rate=5e-4, warmup=30, told_weight=1.0),
+            Stage("tell", "ctc-llm", 400, 32, adapter_rate=1e-4, projector_rate=5e-4, warmup=30, told_weight=1.0),
             Stage("captions", "llm", 300, 8, 2e-4, 2e-4, 3e-4, 0.1, {"caption": 0.7, "srt": 0.3}, warmup=30),
         ),
     )
