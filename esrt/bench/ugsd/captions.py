@@ -54,22 +54,20 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
         for name, out in found.items()
     }
     bottom, top = scored["device alone"], scored["cloud alone"]
-    cloud = found["cloud alone"]
+    edge, cloud = found["device alone"], found["cloud alone"]
     head = ["", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "gap of METEOR closed, %", "escalated, %", "sent, B",
             "received, B", "checks", "same as cloud, %"]  # fmt: skip
-    lines = [
-        [*_row(name, out, scored[name], bottom, top), f"{100 * same(out, cloud):.0f}"] for name, out in found.items()
-    ]
+    lines = [_row(name, out, scored[name], bottom, top, cloud) for name, out in found.items()]
     points = [
         Point(name, name.rpartition(",")[0], out.escalated, scored[name].meteor)
         for name, out in found.items()
         if not name.endswith("alone")
     ]
     alike = [point._replace(score=100 * same(found[point.name], cloud)) for point in points]
-    alone = 100 * same(found["device alone"], cloud)
     image = page.with_name("ugsd-captions.svg")
     image.write_text(
-        line_chart(series(alike, alone), "drafted tokens escalated, %", "captions as the cloud's, %"), encoding="utf-8"
+        line_chart(series(alike, 100 * same(edge, cloud)), "drafted tokens escalated, %", "captions as the cloud's, %"),
+        encoding="utf-8",
     )
     return "\n\n".join(
         [
@@ -77,7 +75,7 @@ def run(model: str, draft: str, manifest: Path, clips: int, page: Path) -> str:
             f"frames. Bytes and checks are a clip's. The drafter: {about(folder)} {machine()}.",
             "Of what was set, the cloud alone says right, and the device alone: "
             + "; ".join(
-                f"{name} {heard(choice, cloud, rows)} and {heard(choice, found['device alone'], rows)}"
+                f"{name} {heard(choice, cloud, rows)} and {heard(choice, edge, rows)}"
                 for name, choice in MANNERS.items()
             )
             + f" of {len(every)}.",
@@ -111,8 +109,8 @@ def heard(choice: Iterable[str], out: Outcome, rows: Sequence[Row]) -> int:
     return sum(named(texts[LANGUAGE]) == named(row.caption[0]) for texts, row in zip(out.texts, rows, strict=True))
 
 
-def _row(name: str, out: Outcome, scored: Scores, bottom: Scores, top: Scores) -> list[str]:
-    count, alone = len(out.texts), name == "cloud alone"
+def _row(name: str, out: Outcome, scored: Scores, bottom: Scores, top: Scores, cloud: Outcome) -> list[str]:
+    count, alone = len(out.texts), out is cloud
     return [
         name,
         *(f"{score:.1f}" for score in astuple(scored)),
@@ -121,4 +119,5 @@ def _row(name: str, out: Outcome, scored: Scores, bottom: Scores, top: Scores) -
         f"{out.up / count:,.0f}",
         f"{out.down / count:,.0f}",
         "-" if alone else f"{out.drafting.round_trips / count:.1f}",
+        f"{100 * same(out, cloud):.0f}",
     ]
