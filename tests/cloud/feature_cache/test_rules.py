@@ -82,6 +82,7 @@ async def compare(
         elif what == "restart":
             await cache.close()
             cache = reopen()
+            await cache.sweep()  # in memory nothing was reopened, and nothing freed
         else:
             await cache.sweep()
         assert cache.total_bytes == sum(size for size, _ in model.kept.values())
