@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gc
-import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,7 +190,7 @@ assert not {{"torch", "onnx", "transformers"}} & set(sys.modules)
 
 
 def test_memory_is_given_back(make_edge: MakeEdge) -> None:
-    """Clips of every length leave nothing behind: what one clip leaves would grow with every round of them."""
+    """A thousand clips of every length leave no more behind than a hundred do."""
     psutil = pytest.importorskip("psutil")
     encoder = Encoder(make_edge(), threads=1)
 
@@ -201,6 +200,5 @@ def test_memory_is_given_back(make_edge: MakeEdge) -> None:
         gc.collect()
         return float(psutil.Process().memory_info().rss) / 2**20
 
-    sizes = [resident(100), resident(250), resident(250)]
-    # One round may grow for another reason: pages of libraries that the system had taken back, and that are read again.
-    assert min(after - before for before, after in itertools.pairwise(sizes)) < 10
+    before = resident(100)
+    assert resident(500) < before + 20

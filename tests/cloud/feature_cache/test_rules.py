@@ -82,7 +82,6 @@ async def compare(
         elif what == "restart":
             await cache.close()
             cache = reopen()
-            await cache.sweep()  # in memory nothing was reopened, and nothing freed
         else:
             await cache.sweep()
         assert cache.total_bytes == sum(size for size, _ in model.kept.values())
@@ -100,7 +99,8 @@ Step = tuple[str, str, int]
 def test_memory(todo: list[Step]) -> None:
     clock = [1e9]
     cache = MemoryCache(MAX_BYTES, RETENTION, lambda: clock[0])
-    asyncio.run(compare(cache, lambda: cache, clock, todo))
+    # A restart leaves nothing in memory to compare, so it is no step here.
+    asyncio.run(compare(cache, lambda: cache, clock, [step for step in todo if step[0] != "restart"]))
 
 
 @settings(max_examples=100, deadline=None)
