@@ -14,9 +14,10 @@ import anyio
 import httpx
 
 from esrt.edge import exchange, fetch
-from esrt.edge.exchange import Answer, Lost, Pause, Request, Talk, Task, Value
+from esrt.edge.exchange import Task
 from esrt.edge.fetch import Progress
 from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
+from esrt.edge.talk import Answer, Lost, Pause, Request, Talk, Value, readiness
 from esrt.wire.schemas import ModelCard, TranslationResponse
 from esrt.wire.verification import Verdict, VerificationRequest
 
@@ -136,7 +137,7 @@ class AsyncClient(Line):
 
     async def wait_ready(self, seconds: float) -> None:
         """Return once the cloud is ready."""
-        await self._hold(exchange.readiness(self._peer, seconds))
+        await self._hold(readiness(self._peer, seconds))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, overload
 import httpx
 
 from esrt.edge import exchange, fetch
-from esrt.edge.exchange import Answer, Lost, Pause, Request, Talk, Task, Value
+from esrt.edge.exchange import Task
 from esrt.edge.fetch import Progress
 from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
+from esrt.edge.talk import Answer, Lost, Pause, Request, Talk, Value, readiness
 from esrt.wire.schemas import ModelCard, TranslationResponse
 from esrt.wire.verification import Verdict, VerificationRequest
 
@@ -140,7 +141,7 @@ class Client(Line):
 
     def wait_ready(self, seconds: float) -> None:
         """Return once the cloud is ready. Raises CloudError if it is not within `seconds`."""
-        self._hold(exchange.readiness(self._peer, seconds))
+        self._hold(readiness(self._peer, seconds))
 
     def close(self) -> None:
         """Close the connections."""

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from esrt import hub
 from esrt.edge import exchange
-from esrt.edge.exchange import Pause, Peer, Request, Talk
 from esrt.edge.http import too_large
+from esrt.edge.talk import Pause, Peer, Request, Talk, ask
 from esrt.errors import CloudError, ModelError
 from esrt.model.manifest import sha256
 from esrt.wire.schemas import EDGE_MODEL, EdgeFile, ModelCard
@@ -37,7 +37,7 @@ def edge_model(
     """The ONNX file of the cloud's first model, in a folder of its own under `folder` (a cache of ours if not given),
     and the model's card. `progress` is told bytes so far and in all, if anything is to be fetched.
 
-    Raises CloudError as `exchange.ask` does, `edge_model_damaged`, and `edge_file_unknown` or `cloud_outdated` where
+    Raises CloudError as `talk.ask` does, `edge_model_damaged`, and `edge_file_unknown` or `cloud_outdated` where
     this version and the cloud's do not fit; ModelError `edge_not_saved`.
     """
     card = (yield from exchange.models(peer))[0]
@@ -120,7 +120,7 @@ def _file(peer: Peer, path: Path, file: EdgeFile, progress: Callable[[int], None
     for _ in range(2):
         download = Download(beside, file, progress)
         if download.there < file.bytes or not file.bytes:
-            yield from exchange.ask(peer, Request("GET", f"/v1/edge/{file.file}", sink=download))
+            yield from ask(peer, Request("GET", f"/v1/edge/{file.file}", sink=download))
         if _matches(beside, file):
             beside.replace(path)
             return

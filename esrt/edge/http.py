@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from esrt.edge.exchange import Answer, Lost, Peer, Request, one_line
+from esrt.edge.talk import Answer, Lost, Peer, Request, one_line
 from esrt.errors import CloudError, UsageError
 
 TIMEOUT_SECONDS = 120.0

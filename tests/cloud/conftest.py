@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -37,6 +38,7 @@ from esrt.languages import LANGUAGES
 from esrt.model.projector import build_projector
 from esrt.wire.codecs import CODECS, Tables, encode
 from esrt.wire.schemas import ModelCard
+from tests.cloud.asking import KEYS, Serve, client
 
 EOS = 1
 QUERIES, WIDTH, LLM_WIDTH = 20, 24, 32
@@ -239,3 +241,15 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.
             assert not thread.is_alive()
 
     return running
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, make_service: Callable[..., Service], talking: Gemma3ForCausalLM) -> Iterator[Any]:
+    with serve(make_service(talking), KEYS) as running:
+        yield running
+
+
+@pytest.fixture
+def ann(server: Any) -> Iterator[httpx.Client]:
+    with client(server) as http:
+        yield http

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 import threading
 import time
@@ -23,22 +22,7 @@ from esrt.cloud.routes import _EventStream
 from esrt.cloud.service import Service
 from esrt.edge.client import Client
 from esrt.wire.schemas import Problem
-
-Serve = Callable[..., AbstractContextManager[Any]]
-KEYS = {name: hashlib.sha256(name.encode() * 4).hexdigest() for name in ("ann", "bob")}
-STREAM = {"Accept": "text/event-stream"}
-
-
-def client(server: Any, who: str | None = "ann") -> httpx.Client:
-    headers = {} if who is None else {"Authorization": f"Bearer {who * 4}"}
-    return httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False)
-
-
-def problem(response: httpx.Response, status: int, code: str) -> Problem:
-    found = Problem.from_json(response.content)
-    assert (response.status_code, found.status, found.code) == (status, status, code), found
-    assert found.detail.endswith(".")
-    return found
+from tests.cloud.asking import KEYS, STREAM, Serve, client, problem
 
 
 def busy(context: AbstractContextManager[None]) -> Busy:

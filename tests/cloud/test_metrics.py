@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Set
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from transformers import Gemma3ForCausalLM
 from esrt.cloud.engines.base import Sampling
 from esrt.cloud.metrics import MOST_TENANTS, OTHERS, Metrics, engine_batch, engine_queue, first_token
 from esrt.cloud.service import Service
+from tests.cloud.asking import KEYS, Serve, client
 
 ROOT = Path(__file__).parent.parent.parent
-KEYS = {name: hashlib.sha256(name.encode() * 4).hexdigest() for name in ("ann", "bob")}
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text(encoding="utf-8"))["groups"]
 
@@ -33,17 +31,9 @@ WORDS = {"count", "histogram_quantile", "min", "rate", "sum", "topk"}
 
 
 @pytest.fixture(scope="module")
-def http(
-    serve: Callable[..., AbstractContextManager[Any]],
-    make_service: Callable[..., Service],
-    talking: Gemma3ForCausalLM,
-) -> Iterator[httpx.Client]:
-    with (
-        serve(make_service(talking), KEYS) as server,
-        httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client,
-    ):
-        client.headers["Authorization"] = "Bearer " + "ann" * 4
-        yield client
+def http(serve: Serve, make_service: Callable[..., Service], talking: Gemma3ForCausalLM) -> Iterator[httpx.Client]:
+    with serve(make_service(talking), KEYS) as server, client(server) as http:
+        yield http
 
 
 def counts(http: httpx.Client) -> dict[str, float]:

@@ -27,10 +27,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from esrt.edge import exchange
+from esrt.edge import talk
 from esrt.edge.async_client import AsyncClient
 from esrt.edge.client import Client
 from esrt.wire import frame
+from tests.edge.answers import problem
 
 QUERIES, WIDTH, HOP = 4, 8, 320
 FINGERPRINT = bytes(range(8))
@@ -104,12 +105,6 @@ def make_edge(tmp_path: Path) -> Callable[..., Path]:
 def tiny() -> SimpleNamespace:
     """What a test needs to know of the small edge model."""
     return SimpleNamespace(queries=QUERIES, width=WIDTH, fingerprint=FINGERPRINT, scale=SCALE, by_hand=by_hand)
-
-
-def problem(status: int, code: str, headers: dict[str, str] | None = None) -> Response:
-    """A problem document."""
-    body = {"type": "about:blank", "title": code, "status": status, "detail": f"This is {code}.", "code": code}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 @dataclass
@@ -244,8 +239,8 @@ def free_port() -> int:
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyCloud]:
     """A small cloud that runs, and clients that do not pause for long."""
-    monkeypatch.setattr(exchange, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(talk, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(talk, "POLL_SECONDS", 0.02)
     tiny = TinyCloud(free_port())
     tiny.start()
     yield tiny

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from esrt.cloud.key_file import KeyFile
 from esrt.cloud.security import load_keys, tenant_of
-from esrt.edge.exchange import Answer, Peer, Request, models, translation
+from esrt.edge.exchange import models, translation
+from esrt.edge.talk import Answer, Peer, Request
 from esrt.errors import CloudError, ESRTError, UsageError
 from esrt.wire.schemas import Problem, TranslationRequest, TranslationResponse, models_from_json
 from tests.fuzz.conftest import KEY, Budget

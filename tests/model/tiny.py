@@ -19,11 +19,12 @@ from esrt.wire.rvq import WORDS
 
 WIDTH = 32
 UNUSED = 110
+IDS = torch.tensor([[2, 130, 140, 150, 160, 135, 145]])
 
 
-def text_config(vocabulary: int) -> Gemma3TextConfig:
+def text_config(vocabulary: int, layers: int = 2) -> Gemma3TextConfig:
     return Gemma3TextConfig(
-        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, sliding_window=16, max_position_embeddings=512,
         bos_token_id=2, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
@@ -52,10 +53,10 @@ def save_tokenizer(folder: Path, unused: int = UNUSED) -> int:
     return len(vocabulary)
 
 
-def save_gemma(folder: Path) -> Gemma3ForCausalLM:
+def save_gemma(folder: Path, layers: int = 2) -> Gemma3ForCausalLM:
     """A text-only Gemma 3 and its tokenizer, without the tags."""
     torch.manual_seed(1)
-    llm = Gemma3ForCausalLM(text_config(save_tokenizer(folder))).eval()
+    llm = Gemma3ForCausalLM(text_config(save_tokenizer(folder), layers)).eval()
     llm.save_pretrained(folder)
     return llm
 
@@ -105,3 +106,10 @@ def delta(model_config: ModelConfig) -> checkpoint.Delta:
         tags=torch.randn(len(TAGS), WIDTH),
         card="# A card\n",
     )
+
+
+@torch.no_grad()
+def logits(llm: torch.nn.Module) -> torch.Tensor:
+    """What a language model makes of IDS."""
+    found: torch.Tensor = llm(input_ids=IDS).logits
+    return found

@@ -19,9 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from esrt.bench.ugsd.link import Conditions, Link
-from esrt.edge import exchange
 from esrt.edge.client import Client
-from esrt.edge.exchange import Answer, Request
+from esrt.edge.talk import Answer, Request, ask
 from esrt.errors import UsageError
 from esrt.wire.schemas import TranslationRequest, TranslationResponse, Usage
 
@@ -63,7 +62,7 @@ class Device(Client):
         return self._through(lambda: [self._ask(Request("POST", ROUTE, (), body, JSON)) for body in bodies])
 
     def _ask(self, request: Request) -> Answer:
-        return self._hold(exchange.ask(self._peer, request))
+        return self._hold(ask(self._peer, request))
 
     def _through(self, send: Callable[[], object]) -> int:
         before = self._link.bytes_up

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esrt.edge.client import Client
-from esrt.edge.exchange import Answer, Lost, Pause, Request
+from esrt.edge.talk import Answer, Lost, Pause, Request
 from esrt.errors import CloudError, ESRTError, UsageError
 from esrt.wire.schemas import Problem, TranslationResponse
 

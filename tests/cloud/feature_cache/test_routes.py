@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -23,15 +22,7 @@ from esrt.cloud.service import Service
 from esrt.errors import CloudError, UsageError
 from esrt.wire.frame import read
 from esrt.wire.schemas import Problem, models_from_json
-
-Serve = Callable[..., AbstractContextManager[Any]]
-KEYS = {name: hashlib.sha256(name.encode() * 4).hexdigest() for name in ("ann", "bob")}
-
-
-def client(server: Any, who: str = "ann") -> httpx.Client:
-    return httpx.Client(
-        base_url=server.url, headers={"Authorization": f"Bearer {who * 4}"}, timeout=30, trust_env=False
-    )
+from tests.cloud.asking import KEYS, Serve, client
 
 
 def said(response: httpx.Response) -> tuple[int, str]:

@@ -1,0 +1,29 @@
+"""A client with a key, and what a refusal looks like."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+
+from esrt.wire.schemas import Problem
+
+Serve = Callable[..., AbstractContextManager[Any]]
+KEYS = {name: hashlib.sha256(name.encode() * 4).hexdigest() for name in ("ann", "bob")}
+STREAM = {"Accept": "text/event-stream"}
+
+
+def client(server: Any, who: str | None = "ann") -> httpx.Client:
+    headers = {} if who is None else {"Authorization": f"Bearer {who * 4}"}
+    return httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False)
+
+
+def problem(response: httpx.Response, status: int, code: str) -> Problem:
+    assert response.headers["content-type"] == "application/problem+json"
+    found = Problem.from_json(response.content)
+    assert (response.status_code, found.status, found.code) == (status, status, code), found
+    assert found.type == "about:blank" and found.title and found.detail.endswith(".")
+    return found
