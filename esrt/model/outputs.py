@@ -39,7 +39,8 @@ class Outputs(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits = hidden.new_full((*hidden.shape[:-1], self.vocabulary), -torch.inf)
-        logits[..., self.ids] = hidden @ self.weight.T
+        # As a matrix: for a slice of three dimensions torch copies the whole weight, once a sequence.
+        logits[..., self.ids] = (hidden.flatten(0, -2) @ self.weight.T).reshape(*hidden.shape[:-1], -1)
         return logits
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from esrt import hub
@@ -27,9 +29,30 @@ def test_kept_tokens_have_their_logits_and_others_can_never_win(kept: set[int]) 
     logits = Outputs(table, ids)(hidden)
     assert logits.shape == (2, 3, 50)
     torch.testing.assert_close(logits[..., ids], (hidden @ table.T)[..., ids])
+    torch.testing.assert_close(Outputs(table, ids)(hidden[:, -1:]), logits[:, -1:])
     left_out = torch.tensor(sorted(set(range(50)) - kept), dtype=torch.long)
     assert (logits[..., left_out] == -torch.inf).all()
     assert set(logits.argmax(-1).flatten().tolist()) <= kept
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The names of what torch really does."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_last_rows_of_prompts_are_multiplied_at_once() -> None:
+    """A product for each sequence (bmm) would copy the weight for each, a hundred times as long as multiplying."""
+    outputs, prompts = Outputs(torch.randn(50, 8), torch.arange(40)), torch.randn(2, 3, 8)
+    with Operations() as seen, torch.no_grad():
+        outputs(prompts[:, -1:])
+    assert "mm" in seen.names and "bmm" not in seen.names
 
 
 def test_a_trimmed_model_reads_every_token_and_writes_the_kept_ones() -> None:

@@ -65,15 +65,16 @@ def extend(
     slots = torch.cat([kv.positions, queries], dim=1)
     seen = slots[:, None, None, :] <= queries[:, None, :, None]
     near = slots[:, None, None, :] > queries[:, None, :, None] - llm.config.sliding_window
-    output = llm(
+    output = llm.model(
         inputs_embeds=rows,
         attention_mask={"full_attention": _additive(seen, rows), "sliding_attention": _additive(seen & near, rows)},
         position_ids=queries,
         past_key_values=kv.cache,
         use_cache=True,
-        logits_to_keep=keep,
     )
-    return output.logits, KeyValues(output.past_key_values, slots)
+    # As a matrix, for an output layer that is not trimmed: see model.outputs.Outputs.
+    last = output.last_hidden_state[:, -keep:].flatten(0, 1)
+    return llm.lm_head(last).unflatten(0, (batch, -1)), KeyValues(output.past_key_values, slots)
 
 
 def _additive(allowed: Tensor, rows: Tensor) -> Tensor:
