@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from esrt import hub
@@ -245,7 +246,7 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
             moments.setdefault(int(number), {})[what] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     began = time.monotonic()
-    for step in range(done, plan.steps):
+    for step in tqdm(range(done, plan.steps), desc="draft", unit="batch", disable=None):
         share = min((step + 1) / plan.warmup, 1 - 0.97 * max(0, step - plan.warmup) / plan.steps)
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * share

@@ -1,0 +1,57 @@
+"""A drafter made whole, of a small model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from esrt import hub
+from esrt.decoding import drafter
+from esrt.errors import UsageError
+from esrt.model import checkpoint
+from esrt.train.draft import Plan, make
+from esrt.train.features import Features
+from esrt.train.manifest import Row, write_manifest
+from tests.model import tiny
+
+PLAN = Plan(2, ("deu",), {"clips": 1.0}, steps=3, batch=2, warmup=1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A ready model of three layers, and a folder with a manifest of clips whose frames are cached."""
+    folder = tmp_path_factory.mktemp("whole")
+    tiny.save_gemma(folder / "gemma", layers=3)
+    tiny.save_whisper(folder / "whisper")
+    config = tiny.config(folder / "whisper", folder / "gemma")
+    config = replace(config, llm=replace(config.llm, layers=3))
+    checkpoint.save(folder / "delta", tiny.delta(config), small=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESRT_CACHE", str(folder / "cache"))
+        ready = hub.resolve(str(folder / "delta"))
+    dice, features, rows = np.random.default_rng(0), Features(folder / "data" / "features", tiny.WIDTH), []
+    for number in range(120):
+        audio = str(folder / "data" / f"{number}.wav")
+        features.append(audio, dice.standard_normal((20 + number % 40, tiny.WIDTH)))
+        rows.append(Row(str(number), audio, "eng", "deu", "a reference", "ein Satz"))
+    write_manifest(folder / "data" / "clips.jsonl", rows)
+    return ready, folder / "data"
+
+
+def test_a_drafter_is_made_and_drafts(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    ready, data = whole
+    made = make(str(ready), PLAN, data, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and 0 <= lines[-1]["held_back_right"] <= 1
+    assert drafter.load(made).fingerprint == checkpoint.fingerprint(ready)
+
+
+def test_clips_without_frames(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path / "clips.jsonl", [Row("a", "a.wav", "eng", "", "Hello.", "")])
+    with pytest.raises(UsageError) as caught:
+        make(str(whole[0]), PLAN, tmp_path, tmp_path / "run")
+    assert caught.value.code == "no_features"
