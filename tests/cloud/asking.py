@@ -16,9 +16,9 @@ KEYS = {name: hashlib.sha256(name.encode() * 4).hexdigest() for name in ("ann", 
 STREAM = {"Accept": "text/event-stream"}
 
 
-def client(server: Any, who: str | None = "ann") -> httpx.Client:
+def client(server: Any, who: str | None = "ann", timeout: float = 30) -> httpx.Client:
     headers = {} if who is None else {"Authorization": f"Bearer {who * 4}"}
-    return httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False)
+    return httpx.Client(base_url=server.url, headers=headers, timeout=timeout, trust_env=False)
 
 
 def problem(response: httpx.Response, status: int, code: str) -> Problem:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import httpx
@@ -22,7 +23,10 @@ from esrt.cloud.routes import _EventStream
 from esrt.cloud.service import Service
 from esrt.edge.client import Client
 from esrt.wire.schemas import Problem
-from tests.cloud.asking import KEYS, STREAM, Serve, client, problem
+from tests.cloud import asking
+from tests.cloud.asking import KEYS, STREAM, Serve, problem
+
+client = partial(asking.client, timeout=60)
 
 
 def busy(context: AbstractContextManager[None]) -> Busy:
