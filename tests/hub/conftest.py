@@ -13,15 +13,7 @@ from tests.model import tiny
 
 @pytest.fixture(scope="session")
 def delta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A delta folder over small base weights in local folders."""
-    from esrt.model import checkpoint
-
-    folder = tmp_path_factory.mktemp("delta")
-    tiny.save_gemma(folder / "gemma")
-    tiny.save_whisper(folder / "whisper")
-    config = tiny.config(folder / "whisper", folder / "gemma")
-    checkpoint.save(folder / "model", tiny.delta(config), small=True)
-    return folder / "model"
+    return tiny.save_delta(tmp_path_factory.mktemp("delta"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -113,3 +114,13 @@ def logits(llm: torch.nn.Module) -> torch.Tensor:
     """What a language model makes of IDS."""
     found: torch.Tensor = llm(input_ids=IDS).logits
     return found
+
+
+def save_delta(folder: Path, layers: int = 2) -> Path:
+    """A delta folder over small base weights in local folders beside it."""
+    save_gemma(folder / "gemma", layers)
+    save_whisper(folder / "whisper")
+    whole = config(folder / "whisper", folder / "gemma")
+    whole = replace(whole, llm=replace(whole.llm, layers=layers))
+    checkpoint.save(folder / "model", delta(whole), small=True)
+    return folder / "model"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +25,10 @@ PLAN = Plan(2, ("deu",), {"clips": 1.0}, steps=3, batch=2, warmup=1)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A ready model of three layers, and a folder with a manifest of clips whose frames are cached."""
     folder = tmp_path_factory.mktemp("whole")
-    tiny.save_gemma(folder / "gemma", layers=3)
-    tiny.save_whisper(folder / "whisper")
-    config = tiny.config(folder / "whisper", folder / "gemma")
-    config = replace(config, llm=replace(config.llm, layers=3))
-    checkpoint.save(folder / "delta", tiny.delta(config), small=True)
+    delta = tiny.save_delta(folder, layers=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ESRT_CACHE", str(folder / "cache"))
-        ready = hub.resolve(str(folder / "delta"))
+        ready = hub.resolve(str(delta))
     dice, features, rows = np.random.default_rng(0), Features(folder / "data" / "features", tiny.WIDTH), []
     for number in range(120):
         audio = str(folder / "data" / f"{number}.wav")
