@@ -1,6 +1,7 @@
 """The engine that runs anywhere torch runs: one worker thread, one batch, one forward pass a step for all of it.
 
-New requests join between two steps, finished and abandoned ones leave, so nobody waits for the longest answer.
+New requests join between two steps, finished and abandoned ones leave, so nobody waits for the longest answer, nor for
+a beam search, of which there is one at a time beside the batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -23,11 +23,14 @@ from esrt.cloud.engines import beam
 from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
-from esrt.cloud.engines.verify import KEPT_SECONDS, Checker
+from esrt.cloud.engines.verify import Checker
 from esrt.cloud.metrics import engine_batch, engine_queue
 from esrt.errors import CloudError, where
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""After so long without work the engine looks what it has kept for long enough."""
 
 
 class _Request:
@@ -65,8 +68,8 @@ class TransformersEngine:
     """Decodes with `llm`, a transformers Gemma3ForCausalLM in eval mode on its device and in its type.
 
     `max_batch` sequences are decoded together; a request that finds the engine idle waits `max_wait` seconds for
-    company; more than `max_queue` waiting requests are refused (a server admits far fewer: cloud.limits);
-    `prefix_bytes` bounds the kept keys and values.
+    company; more than `max_queue` waiting requests are refused, beam searches aside (a server admits far fewer:
+    cloud.limits); `prefix_bytes` bounds the kept keys and values.
     """
 
     def __init__(
@@ -87,15 +90,17 @@ class TransformersEngine:
         self._width = int(model.config.hidden_size)
         self.eos_ids = frozenset(eos_ids)
         self._max_batch, self._max_wait = max_batch, max_wait
-        self._waiting: queue.Queue[_Request | None] = queue.Queue(max_queue)
+        self._waiting: queue.Queue[_Request] = queue.Queue(max_queue)
         self._joining: list[_Request] = []
         self._running: list[_Request] = []
         self._kv: KeyValues | None = None
+        self._searches: list[_Request] = []  # the first of them is under way
         self._prefixes = Prefixes(prefix_bytes)
         self._checker = Checker(model, weight, max_batch)
         self._queue_seconds, self._batch = engine_queue(), engine_batch()
         self.collectors = [self._queue_seconds, self._batch]
         self._ready = threading.Event()
+        self._bell = threading.Event()  # there may be work
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="esrt-engine", daemon=True)
         self._thread.start()
@@ -114,7 +119,7 @@ class TransformersEngine:
 
     @property
     def load(self) -> int:
-        return self._waiting.qsize() + len({*self._running, *self._joining})
+        return self._waiting.qsize() + len({*self._running, *self._joining, *self._searches})
 
     def embed(self, ids: Sequence[int]) -> Rows:
         """Rows [n, width] of token ids. Gemma's embedding layer multiplies by sqrt(width) itself."""
@@ -132,6 +137,7 @@ class TransformersEngine:
             self._waiting.put_nowait(request)
         except queue.Full:
             raise CloudError("overloaded", "The server has too many requests waiting: try again.", 429) from None
+        self._bell.set()
         try:
             if self._closing.is_set():  # the worker may have looked for the last time just before
                 raise _closed()
@@ -151,22 +157,16 @@ class TransformersEngine:
             raise ValueError(f"{len(block)} ids at the end of rows of shape {rows.shape}")
         # Not behind the answers that wait for a place in the batch: a device waits for each of these.
         answer = self._checker.put(key, np.ascontiguousarray(rows, dtype=np.float32), block)
-        self._wake()
+        self._bell.set()
         if self._closing.is_set():
             answer.cancel()
             raise _closed()
-        asyncio.get_running_loop().call_later(KEPT_SECONDS + 1, self._wake)  # what is too old by then is forgotten
         return await answer
 
     async def close(self) -> None:
         self._closing.set()
-        self._wake()
+        self._bell.set()
         await asyncio.to_thread(self._thread.join)
-
-    def _wake(self) -> None:
-        """End the wait for requests; a worker that does not wait looks for all there is after its step."""
-        with suppress(queue.Full):
-            self._waiting.put_nowait(None)
 
     # Everything below runs in the worker thread.
 
@@ -174,13 +174,13 @@ class TransformersEngine:
     def _work(self) -> None:
         self._guard(self._warm_up)
         while not self._closing.is_set():
-            self._joining = self._gather()
-            self._guard(self._round)
-            self._joining = []
+            self._turn()
+            if self._searches:
+                self._search(self._searches[0])
+                self._searches.pop(0)
         while not self._waiting.empty():
-            if (request := self._waiting.get_nowait()) is not None:
-                self._running.append(request)
-        for request in self._running:
+            self._running.append(self._waiting.get_nowait())
+        for request in [*self._running, *self._searches]:
             request.put(_closed())
         self._checker.fail(_closed(), waiting=True)
 
@@ -189,8 +189,7 @@ class TransformersEngine:
         try:
             action()
         except Exception as error:
-            log.error("engine: %s", where(error))
-            failed = CloudError("engine_failed", "The server could not decode this request.", 500)
+            failed = _failed(error)
             for request in {*self._running, *self._joining}:
                 request.put(failed)
             self._checker.fail(failed)
@@ -202,36 +201,39 @@ class TransformersEngine:
         forward(self._llm, row, kv)
         self._ready.set()
 
+    def _turn(self) -> None:
+        """One step of the batch."""
+        self._joining = self._gather()
+        self._guard(self._round)
+        self._joining = []
+
     def _gather(self) -> list[_Request]:
-        """The requests that join the batch now; waits for one when there is nothing to decode."""
+        """The requests that join the batch now; waits for work where there is none."""
+        if not self._running and not self._searches:
+            if self._waiting.empty() and not self._checker.waits:
+                self._bell.wait(LOOK_SECONDS)
+            self._bell.clear()
+            if not self._waiting.empty():
+                self._closing.wait(self._max_wait)  # for company
         joining: list[_Request] = []
-        deadline = 0.0
-        while len(self._running) + len(joining) < self._max_batch:
-            try:
-                if self._running:
-                    request = self._waiting.get_nowait()
-                elif joining:
-                    request = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
-                else:
-                    request = self._waiting.get()
-                    deadline = time.monotonic() + self._max_wait
-            except queue.Empty:
-                break
-            if request is None:
-                break
-            if not request.cancelled:
-                joining.append(request)
-                self._queue_seconds.observe(time.monotonic() - request.asked)
+        while len(self._running) + len(joining) < self._max_batch and not self._waiting.empty():
+            request = self._waiting.get_nowait()
+            if request.cancelled:
+                continue
+            if request.sampling.beam > 1:
+                self._searches.append(request)
+                continue
+            joining.append(request)
+            self._queue_seconds.observe(time.monotonic() - request.asked)
         return joining
 
     def _round(self) -> None:
+        for kept in (self._checker.kept, self._prefixes.kept):
+            kept.sweep()
         self._checker.run()
         keep = [i for i, request in enumerate(self._running) if not request.cancelled]
         self._running, self._kv = _only(keep, self._running, self._kv)
-        for request in self._joining:
-            if request.sampling.beam > 1:
-                self._beam(request)
-        self._join([request for request in self._joining if request.sampling.beam == 1])
+        self._join(self._joining)
         if self._kv is not None:
             self._batch.observe(len(self._running))
             newest = torch.tensor([[request.tokens[-1]] for request in self._running], device=self._device)
@@ -273,14 +275,30 @@ class TransformersEngine:
                 self._prefixes.put(request.sampling.salt, rows_fed, start(kv, i, length))
         return _only([i for i, alive in enumerate(goes_on) if alive], requests, kv)
 
-    def _beam(self, request: _Request) -> None:
-        """Beam search for one request alone; its tokens come all at once, and the batch waits meanwhile."""
-        rows = torch.from_numpy(request.rows)[None].to(self._device, self._dtype)
+    def _search(self, request: _Request) -> None:
+        """Beam search for one request, whose tokens come all at once; between two of its steps the batch makes one."""
+
+        def gone() -> bool:
+            if not self._closing.is_set():
+                self._turn()
+            return request.cancelled or self._closing.is_set()
+
+        if request.cancelled:
+            return
+        self._queue_seconds.observe(time.monotonic() - request.asked)
         sampling = request.sampling
-        written = beam.search(
-            self._llm, rows, sampling.beam, sampling.max_new_tokens, self.eos_ids | sampling.stop_ids,
-            min(self.eos_ids), lambda: request.cancelled or self._closing.is_set(),
-        )  # fmt: skip
+        try:
+            rows = torch.from_numpy(request.rows)[None].to(self._device, self._dtype)
+            written = beam.search(
+                self._llm, rows, sampling.beam, sampling.max_new_tokens, self.eos_ids | sampling.stop_ids,
+                min(self.eos_ids), gone,
+            )  # fmt: skip
+        except Exception as error:
+            request.put(_failed(error))
+            return
+        if self._closing.is_set():
+            request.put(_closed())
+            return
         for token in written:
             if not request.take(token, self.eos_ids):
                 return
@@ -291,6 +309,11 @@ def _only(keep: list[int], requests: list[_Request], kv: KeyValues | None) -> tu
     if len(keep) == len(requests) or kv is None:
         return requests, kv
     return ([requests[i] for i in keep], select(kv, keep)) if keep else ([], None)
+
+
+def _failed(error: Exception) -> CloudError:
+    log.error("engine: %s", where(error))
+    return CloudError("engine_failed", "The server could not decode this request.", 500)
 
 
 def _closed() -> CloudError:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,10 @@ import torch
 from torch import Tensor
 
 from esrt.cloud.engines.base import Ranks, Rows
+from esrt.cloud.engines.kept import Kept
 from esrt.cloud.engines.keyvalues import KeyValues, extend, stack, start
-from esrt.cloud.engines.prefixes import shared
 
 KEPT_BYTES = 256 << 20
-KEPT_SECONDS = 60.0
-"""After its last block: a device that is silent for longer has finished the clip, or is gone."""
 
 
 class Check:
@@ -62,44 +58,6 @@ class Check:
             self._loop.call_soon_threadsafe(done)
 
 
-class Kept:
-    """The last sequence of each clip: at most `max_bytes` of keys and values, each for `seconds` after its last use."""
-
-    def __init__(self, max_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes, self._seconds, self._clock = max_bytes, seconds, clock
-        self._entries: OrderedDict[Hashable, tuple[float, Rows, KeyValues]] = OrderedDict()
-        self.bytes = 0
-
-    def put(self, key: Hashable, rows: Rows, kv: KeyValues) -> None:
-        """Keep the rows [n, width] of a clip and their cache, of batch 1 and n slots, in the place of its last one."""
-        self._drop(key)
-        self._entries[key] = (self._clock(), rows, kv)
-        self.bytes += kv.bytes
-        while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-        self.sweep()
-
-    def take(self, key: Hashable, rows: Rows, most: int) -> KeyValues | None:
-        """A copy of what is kept of the start of `rows`, at most `most` of them; None where nothing is."""
-        self.sweep()
-        if (entry := self._entries.get(key)) is None:
-            return None
-        count = shared(entry[1], rows, most)
-        return start(entry[2], 0, count) if count else None
-
-    def sweep(self) -> None:
-        """Forget what is too old. Entries lie in the order of their last use."""
-        while self._entries:
-            key, (at, _, _) = next(iter(self._entries.items()))
-            if self._clock() - at <= self._seconds:
-                return
-            self._drop(key)
-
-    def _drop(self, key: Hashable) -> None:
-        if (entry := self._entries.pop(key, None)) is not None:
-            self.bytes -= entry[2].bytes
-
-
 class Checker:
     """The blocks that wait, those under way, and what is kept of their clips. All but `put` is the worker's.
 
@@ -110,7 +68,12 @@ class Checker:
         self._llm, self._like, self._most = llm, like, most
         self._waiting: queue.SimpleQueue[Check] = queue.SimpleQueue()
         self._under_way: list[Check] = []
-        self._kept = Kept(KEPT_BYTES, KEPT_SECONDS)
+        self.kept: Kept[Hashable] = Kept(KEPT_BYTES)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a block to answer."""
+        return not self._waiting.empty()
 
     def put(self, key: Hashable, rows: Rows, block: Sequence[int]) -> asyncio.Future[Ranks]:
         """Ask for a block of a clip; see Check."""
@@ -128,10 +91,9 @@ class Checker:
 
     def run(self) -> None:
         """Answer what waits: blocks that go on from what is kept in one pass, those that begin in another."""
-        self._kept.sweep()
         found = [self._waiting.get() for _ in range(min(self._waiting.qsize(), self._most))]
         self._under_way = [check for check in found if not check.cancelled]
-        known = [self._kept.take(check.key, check.rows, check.most_kept) for check in self._under_way]
+        known = [self.kept.take(check.key, check.rows, check.most_kept) for check in self._under_way]
         for begins in (False, True):
             chosen = [place for place, kv in enumerate(known) if (kv is None) is begins]
             if chosen:
@@ -152,8 +114,8 @@ class Checker:
             torch.tensor(counts, device=self._like.device),
         )
         for place, check in enumerate(members):
+            self.kept.put(check.key, check.rows, start(kv, place, len(check.rows)))
             check.put(_ranks(logits[place], check.block))
-            self._kept.put(check.key, check.rows, start(kv, place, len(check.rows)))
 
 
 def _ranks(logits: Tensor, block: Sequence[int]) -> Ranks:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM
 
+from esrt.cloud.engines import transformers
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.engines.keyvalues import forward
 from esrt.cloud.engines.transformers import TransformersEngine
@@ -144,10 +145,30 @@ def test_prefixes_stay_below_their_bound(llm: Gemma3ForCausalLM) -> None:
     async def work(engine: TransformersEngine) -> tuple[int, int]:
         for seed in range(12):
             await answer(engine, some_rows(seed, 30), Sampling(4))
-        return engine._prefixes._bytes, len(engine._prefixes._entries)
+        return engine._prefixes.kept.bytes, len(engine._prefixes.kept.rows)
 
     size, entries = run(llm, work, prefix_bytes=100_000)
     assert 0 < size <= 100_000 and 0 < entries < 12
+
+
+def test_what_is_kept_is_forgotten_when_nobody_asks(llm: Gemma3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transcript can be read off the rows that were fed."""
+    monkeypatch.setattr(transformers, "LOOK_SECONDS", 0.05)
+
+    async def work(engine: TransformersEngine) -> int:
+        await answer(engine, some_rows(1, 30), Sampling(4))
+        await engine.verify("clip", np.concatenate([some_rows(2, 30), engine.embed([5])]), [5])
+        stores = (engine._prefixes.kept, engine._checker.kept)
+        assert all(kept.bytes > 0 for kept in stores)
+        for kept in stores:
+            kept._seconds = 0.1
+        for _ in range(1000):
+            if not any(kept.bytes for kept in stores):
+                break
+            await asyncio.sleep(0.01)
+        return sum(kept.bytes for kept in stores)
+
+    assert run(llm, work) == 0
 
 
 def test_a_stop_id_is_the_last_token(llm: Gemma3ForCausalLM) -> None:
@@ -195,6 +216,44 @@ def test_beam_search_is_that_of_transformers(llm: Gemma3ForCausalLM) -> None:
         return list(await asyncio.gather(beam, greedy))
 
     assert run(llm, work) == [expected, by_hand(llm, some_rows(6, 9), 10)]
+
+
+def test_nobody_waits_for_a_beam_search(endless: Gemma3ForCausalLM) -> None:
+    """Nor for two: texts go on, join and end between the steps of one that does not end by itself, and so do checks."""
+
+    async def work(engine: TransformersEngine) -> list[int]:
+        searching = [
+            asyncio.ensure_future(answer(engine, some_rows(n, 20), Sampling(20_000, beam=3))) for n in range(2)
+        ]
+        found = [len(await answer(engine, some_rows(7, 9), Sampling(count))) for count in (10, 1, 20)]
+        checks = [engine.verify(n, np.concatenate([some_rows(n, 9), engine.embed([5])]), [5]) for n in range(40)]
+        found.append(len(await asyncio.gather(*checks)))
+        assert engine.load == 2 and not any(search.done() for search in searching)
+        for search in searching:
+            search.cancel()
+        assert await empties(engine)
+        return found
+
+    assert run(endless, work) == [10, 1, 20, 40]
+
+
+def test_a_text_joins_in_front_of_checks(endless: Gemma3ForCausalLM) -> None:
+    """However many checks came while another text is written."""
+
+    async def work(engine: TransformersEngine) -> bool:
+        rows = np.concatenate([some_rows(0, 9), engine.embed([5])])
+        long = asyncio.ensure_future(answer(engine, some_rows(1, 20), Sampling(2000)))
+        while not engine._running:
+            await asyncio.sleep(0.001)
+        checks = [asyncio.ensure_future(engine.verify(n % 3, rows, [5])) for n in range(3000)]
+        await asyncio.sleep(0)  # all of them are asked now
+        await answer(engine, some_rows(2, 20), Sampling(5))
+        early = not long.done()
+        for each in (long, *checks):
+            each.cancel()
+        return early
+
+    assert run(endless, work)
 
 
 @pytest.mark.parametrize("beam", [1, 3])

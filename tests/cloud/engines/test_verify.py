@@ -11,9 +11,10 @@ import torch
 from transformers import Gemma3ForCausalLM
 
 from esrt.cloud.engines.base import Ranks, Rows, Sampling
+from esrt.cloud.engines.kept import Kept
 from esrt.cloud.engines.keyvalues import forward
 from esrt.cloud.engines.transformers import TransformersEngine
-from esrt.cloud.engines.verify import Kept, _ranks
+from esrt.cloud.engines.verify import _ranks
 from esrt.errors import CloudError
 
 EOS = 1
@@ -82,7 +83,7 @@ def test_a_clip_goes_on_from_what_is_kept_and_from_its_prefix_alone(llm: Gemma3F
             kept, anew = await engine.verify("clip", whole, block), await engine.verify(number, whole, block)
             seen.append((kept, anew, whole, block))
             rows = with_block(engine, rows, [*block[: len(block) // 2], 99])  # what was refused is not there any more
-        assert engine._checker._kept.bytes > 0
+        assert engine._checker.kept.bytes > 0
         return seen
 
     for kept, anew, rows, block in run(llm, work):
@@ -102,16 +103,20 @@ def test_what_is_kept_is_bounded_in_bytes_and_time(llm: Gemma3ForCausalLM) -> No
     rows = some_rows(1, 10)
     with torch.inference_mode():
         _, kv = forward(llm, torch.from_numpy(rows)[None], None)
-    kept = Kept(3 * kv.bytes, 60, lambda: clock[0])
+    kept: Kept[str] = Kept(3 * kv.bytes, 60, lambda: clock[0])
     for name in "abcd":
         kept.put(name, rows, kv)
     assert kept.bytes == 3 * kv.bytes
     assert kept.take("a", rows, 9) is None  # the oldest went
     assert (found := kept.take("b", rows, 9)) is not None and found.positions.shape == (1, 9)
     assert kept.take("b", rows + 1, 9) is None  # other rows under the same name
+    clock[0] = 30
+    assert kept.take("b", rows, 9) is not None
     clock[0] = 61
     kept.put("e", rows, kv)
-    assert kept.bytes == kv.bytes and kept.take("d", rows, 9) is None
+    assert kept.bytes == 2 * kv.bytes and kept.take("d", rows, 9) is None
+    assert kept.take("b", rows, 9) is not None, "used since"
+    clock[0] = 122
     kept.put("e", rows, kv)
     assert kept.bytes == kv.bytes
 
