@@ -90,7 +90,7 @@ def test_compose() -> None:
     args = parser().parse_args(services["cloud"]["command"])
     assert args.cache.startswith("redis://redis:") and "redis" in services and args.host == "0.0.0.0"
     assert any(volume.split(":")[1] == args.key_file for volume in services["cloud"]["volumes"])
-    assert services["cloud"]["ports"] == [f"{args.port}:{args.port}"]
+    assert services["cloud"]["ports"] == [f"127.0.0.1:{args.port}:{args.port}"], "it speaks no TLS"
     assert int(services["cloud"]["stop_grace_period"].rstrip("s")) > NOTICE_SECONDS + DRAIN_SECONDS
     build = services["cloud"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()

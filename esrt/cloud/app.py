@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from esrt.cloud import tracing
 from esrt.cloud.edge_files import EdgeFiles
@@ -111,6 +111,7 @@ def create_app(
         lifespan=lifespan,
         middleware=[Middleware(Headers)],
     )
+    app.router.redirect_slashes = False  # a path is right or wrong: a redirect would name a host, and ask for no key
     app.state.draining = False
     app.state.engine = service.engine
     return app
@@ -142,14 +143,24 @@ class _Endpoint:
         began = time.perf_counter()
         status = 499  # the client has gone, as nginx counts it
         request = Request(scope, receive, send)
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":  # a file's response decides here whether it is 200, 206 or 416
+                status = about["http.response.status_code"] = message["status"]
+            await send(message)
+
         try:
             with tracing.request(self._traces, request.method, self._route) as about, ExitStack() as request.state.held:
                 response = await self._answer(request)
-                status = about["http.response.status_code"] = response.status_code
-                await response(scope, receive, send)
+                await response(scope, receive, sent)
         except ClientDisconnect:
             self._metrics.abandoned.inc()
+        except Exception:
+            status = 500 if status == 499 else status
+            raise
         finally:
+            status = getattr(request.state, "status", status)
             self._metrics.requests.labels(self._route, str(status)).inc()
             if (tenant := getattr(request.state, "tenant", None)) is not None:
                 self._metrics.tenant_requests.labels(self._metrics.tenant(tenant), str(status)).inc()

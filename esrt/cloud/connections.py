@@ -16,20 +16,25 @@ HEAD_SECONDS = 10.0
 """For the whole head of a request, from the connection or from the head's first byte on one that is used again."""
 HEAD_BYTES = 1 << 16
 """Of a head, and of whatever else of a request is no piece of its body: the parser itself has no limit."""
+STUCK_SECONDS = 60.0
+"""For a client to take the piece of an answer that waits for it, 64 KiB at most."""
 MOST_FILES, SPARE_FILES = 1 << 16, 128
 """That the process opens at most, and those of them that are for other things than connections."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's own, with an end to silence, and to heads that never end: it closes one without a request."""
+    """uvicorn's own, with an end to silence, to heads that never end, and to clients that do not take their answer."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._late: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
         self._idle_bytes = 0  # since the last head or piece of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Whatever the client has not taken counts as waiting. Not 0: asyncio's TLS would then wait for nothing.
+        transport.set_write_buffer_limits(high=1, low=0)
         if len(self.connections) > most():
             transport.abort()  # its client finds the door closed, and comes again
         else:
@@ -54,9 +59,27 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         super().on_body(body)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(STUCK_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self.cycle.disconnected = True  # or what it has still to say would go to a transport that is closed
+        self.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._moves()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
+        self._moves()
         super().connection_lost(exc)
+
+    def _moves(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _in_time(self) -> None:
         if self._late is not None:

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -105,7 +106,7 @@ def _names(path: Path) -> list[str]:
 
 @contextmanager
 def _rewritten(path: Path) -> Iterator[TextIO]:
-    """A file beside `path`, readable by its owner alone, that takes its place when the block ends without an error.
+    """A file beside `path` that takes its place when the block ends without an error. A new one is its owner's alone.
 
     A server reads the old one or the new one; of two commands that change it at the same time, one is refused.
     """
@@ -121,7 +122,23 @@ def _rewritten(path: Path) -> Iterator[TextIO]:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file
+            _as_before(path, file.fileno())
         beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UsageError("key_file_not_writable", f"{path} cannot be written: {error.strerror}.") from error
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _as_before(path: Path, descriptor: int) -> None:
+    """The new file is whose the old one is, and as readable: a server may run as another user than who changes it."""
+    if os.name == "nt" or not path.exists():
+        return
+    old = path.stat()
+    for owner in (old.st_uid, -1):  # only root gives files away, others to a group of theirs
+        with suppress(OSError):
+            os.fchown(descriptor, owner, old.st_gid)
+            break
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

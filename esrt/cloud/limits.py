@@ -93,6 +93,11 @@ class Admission:
         self.requests = 0
         self.tokens = 0
 
+    @property
+    def ratio(self) -> float:
+        """How much of the room is taken: 1 is all of it."""
+        return max(self.requests / self._requests, self.tokens / self._tokens)
+
     def check(self, tokens: int) -> None:
         """Raise Busy `overloaded` where a request of so many tokens would find no room now."""
         if self.requests and (self.requests >= self._requests or self.tokens + tokens > self._tokens):

@@ -50,6 +50,9 @@ class Metrics:
         self.queue_limit = Gauge(
             "esrt_queue_limit_requests", "Translations that may wait or be decoded at once.", registry=registry
         )
+        self.queue_ratio = Gauge(
+            "esrt_queue_ratio", "Share of the room for requests or for their tokens that is taken.", registry=registry
+        )
         self.load = Gauge(
             "esrt_engine_load", "Sequences that wait or are being decoded: one for each target.", registry=registry
         )

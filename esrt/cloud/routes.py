@@ -84,7 +84,7 @@ class Routes:
         events = all_in_time(self._service.stream(frame, what, tenant), self._seconds)
         # What goes wrong before the first event still gets its own status.
         first = await unless_gone(request, _next(events))
-        return _EventStream(self._written(tenant, first, events), self._seconds + READ_SECONDS)
+        return _EventStream(self._written(request, tenant, first, events), self._seconds + READ_SECONDS)
 
     async def verify(self, request: Request, tenant: str) -> Response:
         """POST /v1/verifications: JSON about a block drafted from stored features."""
@@ -125,6 +125,7 @@ class Routes:
         """GET /metrics."""
         self._metrics.ready.set(self._is_ready(request))
         self._metrics.queue.set(self._admission.requests)
+        self._metrics.queue_ratio.set(self._admission.ratio)
         self._metrics.load.set(self._service.engine.load)
         self._metrics.cache_bytes.set(self._cache.total_bytes)
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -181,9 +182,15 @@ class Routes:
         raise CloudError("features_not_found", "These features are not stored here: upload them again.", 404)
 
     async def _written(
-        self, tenant: str, first: Event, events: AsyncGenerator[Event, None]
+        self, request: Request, tenant: str, first: Event, events: AsyncGenerator[Event, None]
     ) -> AsyncGenerator[str, None]:
-        """Server-sent events; an error after the first is an `error` event with its problem."""
+        """Server-sent events; an error after the first is an `error` event with its problem, and counts as that."""
+
+        def failed(error: ESRTError) -> str:
+            problem = problem_of(error)
+            request.state.status = problem.status
+            return _sse("error", problem.to_json())
+
         async with aclosing(events):
             yield _sse(first.name, first.data)
             try:
@@ -192,10 +199,10 @@ class Routes:
                         self._count(tenant, event.data["usage"]["tokens"])
                     yield _sse(event.name, event.data)
             except ESRTError as error:
-                yield _sse("error", problem_of(error).to_json())
+                yield failed(error)
             except Exception as error:
                 log.error("stream: %s", where(error))
-                yield _sse("error", problem_of(internal_error()).to_json())
+                yield failed(internal_error())
 
 
 class _EventStream(StreamingResponse):

@@ -93,7 +93,7 @@ class Service:
         Texts come in pieces (a transcript's language is None while the model has not named it), the last event is
         `done`. Pieces of the translations come in any order.
         """
-        if self._branch == "srt" and request.from_ is None:
+        if self._branch == "srt" and request.from_ is None and request.task != "caption":
             raise CloudError("source_needed", "This model must be told which language is spoken: name it.", 400)
         began = time.perf_counter()
         with tracing.span("projection"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -27,3 +28,12 @@ def problem(response: httpx.Response, status: int, code: str) -> Problem:
     assert (response.status_code, found.status, found.code) == (status, status, code), found
     assert found.type == "about:blank" and found.title and found.detail.endswith(".")
     return found
+
+
+def soon(check: Callable[[], bool]) -> bool:
+    """Whether it comes true: a server still counts, and its engine ends a step, when the client has its answer."""
+    for _ in range(600):
+        if check():
+            return True
+        time.sleep(0.05)
+    return False

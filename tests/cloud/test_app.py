@@ -90,6 +90,10 @@ def test_a_download_of_an_edge_file_can_go_on(ann: httpx.Client, server: Any) ->
     assert (rest.status_code, rest.content) == (206, server.edge[1000:])
     other = ann.get("/v1/edge/edge.onnx", headers={"Range": "bytes=1000-", "If-Range": '"another"'})
     assert (other.status_code, other.content) == (200, server.edge)
+    beyond = ann.get("/v1/edge/edge.onnx", headers={"Range": "bytes=999999999-"})
+    assert beyond.status_code == 416
+    for status in (206, 416):
+        assert f'esrt_requests_total{{route="/v1/edge/{{file}}",status="{status}"}} 1.0' in ann.get("/metrics").text
 
 
 def test_health_needs_no_key(server: Any) -> None:
@@ -114,6 +118,7 @@ def test_metrics(ann: httpx.Client, frame_of: Any) -> None:
 def test_no_such_path_or_method(ann: httpx.Client) -> None:
     problem(ann.get("/v1/nothing"), 404, "not_found")
     problem(ann.get("/"), 404, "not_found")
+    problem(ann.post("/v1/translations/"), 404, "not_found")
     problem(ann.get("/v1/translations"), 405, "method_not_allowed")
     problem(ann.get("/v1/features/" + "0" * 32), 405, "method_not_allowed")
 

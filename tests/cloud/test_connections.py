@@ -99,6 +99,21 @@ def test_who_speaks_is_left_alone(server: Any, frame_of: Callable[..., bytes]) -
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
+def test_who_does_not_read_is_ended(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that its client has stopped holds its place for a while, and not for ever."""
+    monkeypatch.setattr(connections, "STUCK_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
+    get = b"GET /v1/edge/edge.onnx HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(100 * get)  # 30 MB, which fill every buffer on the way
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - began < PATIENCE:
+                connection.sendall(b"G")
+                time.sleep(0.05)
+
+
 def test_only_so_many_connections(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
     monkeypatch.setattr(connections, "most", lambda: 2)

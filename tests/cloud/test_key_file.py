@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,30 @@ def test_two_commands_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         revoke_key("bob", path)
     assert [file.name for file in tmp_path.iterdir()] == ["keys"] and path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+def test_who_could_read_it_still_can(tmp_path: Path) -> None:
+    """A server that runs as another user than who changes its keys."""
+    path = tmp_path / "keys"
+    add_key("ann", path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    if os.getuid() == 0:
+        os.chown(path, 10001, 10002)
+    before = path.stat()
+    add_key("bob", path)
+    revoke_key("ann", path)
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_a_file_that_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a container has mounted by itself."""
+    path = tmp_path / "keys"
+    add_key("ann", path)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EBUSY, "Device is busy")))
+    with pytest.raises(UsageError) as refused:
+        add_key("bob", path)
+    assert refused.value.code == "key_file_not_writable"
+    assert [file.name for file in tmp_path.iterdir()] == ["keys"]

@@ -76,12 +76,14 @@ def test_room_is_counted_in_requests_and_in_tokens() -> None:
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(admission.work(400))
+        assert admission.ratio == 1
         assert busy(admission.work(1)).code == "overloaded"
     with admission.work(800):
         with admission.work(400):
             assert (admission.requests, admission.tokens) == (2, 1200)
+            assert admission.ratio == 1, "of the tokens"
         assert busy(admission.work(401)).retry_after == 1
-    assert (admission.requests, admission.tokens) == (0, 0)
+    assert (admission.requests, admission.tokens, admission.ratio) == (0, 0, 0)
     with admission.work(1_000_000):  # alone, it has all the room that there ever will be
         assert busy(admission.work(1)).code == "overloaded"
 

@@ -15,7 +15,7 @@ from transformers import Gemma3ForCausalLM
 from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.service import Service
 from esrt.wire.schemas import Problem
-from tests.cloud.asking import KEYS, STREAM, Serve, client, problem
+from tests.cloud.asking import KEYS, STREAM, Serve, client, problem, soon
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
@@ -52,11 +52,7 @@ def test_errors_before_a_stream_have_their_own_status(ann: httpx.Client) -> None
 
 
 def empties(service: Service) -> bool:
-    for _ in range(3000):
-        if service.engine.load == 0:
-            return True
-        time.sleep(0.01)
-    return False
+    return soon(lambda: service.engine.load == 0)
 
 
 @pytest.mark.usefixtures("slow")
@@ -149,6 +145,9 @@ def test_an_error_within_a_stream_is_its_last_event(
         name, data = text.strip().split("\n\n")[-1].split("\n")
         assert name == "event: error"
         assert Problem.from_json(data.removeprefix("data: ")).code == "not_ready"
+        # It counts as what it was, although its head said 200.
+        counted = 'esrt_requests_total{route="/v1/translations",status="503"} 1.0'
+        assert soon(lambda: counted in http.get("/metrics").text)
         # A server that is about to end says so.
         problem(http.get("/readyz"), 503, "not_ready")
         problem(http.post("/v1/translations?to=deu", content=frame_of(1)), 503, "not_ready")

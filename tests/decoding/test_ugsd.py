@@ -65,7 +65,9 @@ def test_gamma_0_and_rank_1_is_the_clouds_own_text(
     assert corrected > 4  # else the drafter was the same model, and nothing was shown
 
 
-def test_captions_are_drafted_like_any_text(server: Server, make_drafter: Callable[..., Drafter]) -> None:
+def test_captions_are_drafted_like_any_text(
+    server: Server, make_drafter: Callable[..., Drafter], monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = frame_bytes(5)
 
     async def own() -> TranslationResponse:
@@ -79,6 +81,11 @@ def test_captions_are_drafted_like_any_text(server: Server, make_drafter: Callab
         found = speculative.translate(frame, ["eng", "fra"], task="caption")
         assert found.translations == wanted.translations
         assert client.translate(frame, ["eng", "fra"], task="caption").translations == wanted.translations
+        # A model that must be told the language needs it for texts of what is said, not for how it is said.
+        monkeypatch.setattr(server.service, "_branch", "srt")
+        assert client.translate(frame, ["eng", "fra"], task="caption").translations == wanted.translations
+        with pytest.raises(CloudError, match="which language"):
+            client.translate(frame, ["eng"])
 
 
 def test_gamma_inf_is_the_drafters_own_text_and_sends_nothing(

@@ -14,11 +14,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import anyio
 from filelock import FileLock, Timeout
 
 from esrt.cloud.feature_cache.base import Stored, Trouble, checked, not_deleted, tenant_name
@@ -29,6 +30,9 @@ from esrt.wire.frame import Frame
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+
+SLOW_SECONDS = 5.0
+"""For a job on the disk, those before it included: one over a network may not answer for hours."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _TENANT = re.compile(r"[0-9a-f]{64}")
@@ -71,6 +75,7 @@ class DiskCache:
         except OSError as error:
             raise UsageError("bad_cache", f"Features cannot be kept in {folder}: {error.strerror or error}.") from error
         self._thread = ThreadPoolExecutor(1, "feature-cache")
+        self._late: Future[Any] | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -79,28 +84,45 @@ class DiskCache:
 
     async def put(self, tenant: str, frame: Frame) -> Stored:
         """Keep a frame; `refused` if the disk takes it not, or if it is larger than the whole cache."""
-        return await self._do(lambda: self._put((tenant_name(tenant), frame.id), frame.to_bytes()))
+        key, data = (tenant_name(tenant), frame.id), frame.to_bytes()
+        return await self._do(lambda: self._put(key, data), "refused")
 
     async def get(self, tenant: str, features: str) -> Frame | None:
         """The tenant's frame of this id; a file that is damaged is removed."""
-        return await self._do(lambda: self._get((tenant_name(tenant), features)))
+        return await self._do(lambda: self._get((tenant_name(tenant), features)), None)
 
     async def delete(self, tenant: str, features: str) -> None:
         """Forget a frame. Raises CloudError `not_deleted` if the disk does not let it go."""
-        if _ID.fullmatch(features):  # a part of a path
-            await self._do(lambda: self._delete((tenant_name(tenant), features)))
+        key = (tenant_name(tenant), features)
+        # An id is a part of a path.
+        if _ID.fullmatch(features) and not await self._do(lambda: self._delete(key), False):
+            raise not_deleted()
 
     async def sweep(self) -> None:
         """Remove the files whose time is over."""
-        await self._do(self._expire)
+        await self._do(self._expire, 0.0)
 
     async def close(self) -> None:
         """End the work and leave the folder to others; the files stay."""
-        await asyncio.to_thread(self._thread.shutdown)
+        with anyio.move_on_after(SLOW_SECONDS):
+            await anyio.to_thread.run_sync(self._thread.shutdown, abandon_on_cancel=True)
         self._lock.release()
 
-    async def _do(self, job: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+    @property
+    def _hangs(self) -> bool:
+        return self._late is not None and not self._late.done()
+
+    async def _do(self, job: Callable[[], Value], failed: Value) -> Value:
+        """What `job` gives, or `failed` where the disk has not done it in time, or has still another such job to do."""
+        if self._hangs:
+            return failed
+        doing = self._thread.submit(job)
+        with anyio.move_on_after(SLOW_SECONDS):
+            return await asyncio.wrap_future(doing)
+        if not doing.cancelled():
+            self._late = doing
+            self._trouble.begins("no answer")
+        return failed
 
     def _put(self, key: Key, data: bytes) -> Stored:
         now = self._expire()
@@ -146,13 +168,14 @@ class DiskCache:
             os.utime(path, (now, sent))
         return frame
 
-    def _delete(self, key: Key) -> None:
+    def _delete(self, key: Key) -> bool:
         self._expire()
         self._ledger.drop(key)
         try:
             self._remove(key)
-        except OSError as error:
-            raise not_deleted() from error
+        except OSError:
+            return False
+        return True
 
     def _expire(self) -> float:
         now = self._clock()

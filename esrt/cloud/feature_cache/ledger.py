@@ -25,9 +25,6 @@ class Ledger:
     def __contains__(self, key: Key) -> bool:
         return key in self._sizes
 
-    def __len__(self) -> int:
-        return len(self._sizes)
-
     def expire(self, now: float) -> list[Key]:
         """Strike out the frames whose time is over, and return them."""
         over: list[Key] = []

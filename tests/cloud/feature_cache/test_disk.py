@@ -9,9 +9,11 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,6 +271,37 @@ def test_a_wall_clock_that_is_set(
         assert await cache.get("ann", frame(1).id) == frame(1)
         await asyncio.sleep(2.1)
         assert await cache.get("ann", frame(1).id) is None and not files(tmp_path)
+        await cache.close()
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_does_not_answer(tmp_path: Path, frame: MakeFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it, nothing piles up behind it, and when it is back all is as before."""
+    answers, write, asked = threading.Event(), disk._write, []
+
+    def hanging(*arguments: Any) -> None:
+        asked.append(arguments)
+        assert answers.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(disk, "_write", hanging)
+    monkeypatch.setattr(disk, "SLOW_SECONDS", 0.1)
+
+    async def main() -> None:
+        cache = DiskCache(tmp_path, 1000, 60)
+        assert await asyncio.gather(*(cache.put("ann", frame(fill)) for fill in range(3))) == ["refused"] * 3
+        assert await cache.put("ann", frame(4)) == "refused" and await cache.get("ann", frame(0).id) is None
+        with pytest.raises(CloudError) as caught:
+            await cache.delete("ann", frame(0).id)
+        assert caught.value.code == "not_deleted" and len(asked) == 1
+        answers.set()
+        while cache._hangs:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(disk, "SLOW_SECONDS", 60)
+        assert await cache.get("ann", frame(0).id) == frame(0)
+        assert await cache.put("ann", frame(4)) == "new"
+        await cache.delete("ann", frame(0).id)
         await cache.close()
 
     asyncio.run(main())
