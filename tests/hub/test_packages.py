@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esrt.errors import ModelError
-from esrt.hub import packages
+from esrt.hub import build, huggingface, packages
 
 
 @pytest.mark.parametrize("weights", sorted(packages.PACKAGES))
@@ -31,3 +31,12 @@ def test_packages_are_joined_and_checked(weights: str, tmp_path: Path, monkeypat
         packages.assemble(weights, tmp_path)
     assert caught.value.code == "package_damaged"
     assert not (tmp_path / "joined").exists()
+
+
+def test_packages_go_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained on them is not built on what a hub has today."""
+    monkeypatch.setattr(packages, "available", lambda _: True)
+    monkeypatch.setattr(packages, "assemble", lambda _, folder: folder / "joined")
+    monkeypatch.setattr(huggingface, "fetch", lambda *_: pytest.fail("the Hub was asked"))
+    with build._source("openai/whisper-base", tmp_path) as (path, origin):
+        assert (path.name, origin) == ("joined", "packages")
