@@ -93,7 +93,7 @@ class Translator:
         from esrt.edge.client import Client
 
         folder = prepare(drafter)
-        client = Client(url, key, timeout=patience, patience=UNREACHABLE_SECONDS)
+        client = Client(url, key, timeout=patience, patience=UNREACHABLE_SECONDS, connect=UNREACHABLE_SECONDS)
         translator = cls.__new__(cls)
         encoder = Encoder(folder / "edge.onnx", timing=timing)
         translator._set(encoder, Speculative(drafters.load(folder), client, settings), codec)

@@ -99,7 +99,8 @@ class Sound:
 
     def _decode(self) -> Iterator[Samples]:
         whole = damaged = heard = 0
-        mixer, clock = _Mixer(), _Clock()
+        start: Any = self._container.start_time  # microseconds, or None, whatever its type says
+        mixer, clock = _Mixer(), _Clock(None if start is None else start / av.time_base)
         packets = self._container.demux(self._container.streams.audio[0])
         while True:
             try:
@@ -139,11 +140,11 @@ def load(audio: str | Path | IO[bytes]) -> Samples:
 
 
 def _open(path: Path) -> IO[bytes]:
-    if not path.exists():
-        raise AudioError("audio_not_found", f"{path} does not exist: check the path.")
-    if not path.is_file():
-        raise AudioError("audio_not_readable", f"{path} is not a file: name a sound file.")
     try:
+        if not path.exists():
+            raise AudioError("audio_not_found", f"{path} does not exist: check the path.")
+        if not path.is_file():
+            raise AudioError("audio_not_readable", f"{path} is not a file: name a sound file.")
         return path.open("rb")
     except OSError as error:
         raise AudioError("audio_not_readable", f"{path} cannot be read: {error.strerror or error}.") from error
@@ -162,8 +163,9 @@ def _is_empty(file: Any) -> bool:
 class _Clock:
     """Finds time that is missing between frames, so that what follows keeps its place."""
 
-    def __init__(self) -> None:
-        self._next: float | None = None
+    def __init__(self, start: float | None) -> None:
+        """`start`: the second at which the file begins, maybe with a picture and no sound yet; None if unknown."""
+        self._next = start
 
     def gap_before(self, frame: av.AudioFrame) -> float:
         """Seconds without sound before this frame; 0 where there is no gap worth the name, or no time."""

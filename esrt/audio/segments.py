@@ -1,12 +1,13 @@
 """Speech of any length -> segments that a model can hear at once, cut at pauses; silence and music are left out.
 
 Silero VAD says of each 32 ms how likely somebody speaks. What lies less than a second apart stays together, so that
-sentences do, as long as it fits into 30 s; where speech runs on for longer it is cut at its longest pause. Everything
-is read once, and never more than 30 s of it are kept.
+sentences do, as long as it fits into 30 s; where speech runs on for longer it is cut at a pause that is long and late.
+Everything is read once, and never more than 30 s of it are kept.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def segments(audio: Audio) -> Generator[Segment, None, None]:
     """The speech in a sound, in order and without overlap: a file's path, an open binary file, a Sound, or samples
     (float [n], 16 kHz, mono). None at all where nobody speaks.
 
-    The same sound always gives the same segments. Raises AudioError as `Sound`, its iterator and `checked` do.
+    The same sound always gives the same segments. Warns where parts of a file that is opened here were damaged. Raises
+    AudioError as `Sound`, its iterator and `checked` do.
     """
     if isinstance(audio, np.ndarray):
         yield from cut(_listen(_slices(checked(audio))))
@@ -55,6 +57,8 @@ def segments(audio: Audio) -> Generator[Segment, None, None]:
     else:
         with Sound(audio) as sound:
             yield from cut(_listen(sound))
+        if sound.damage is not None:
+            warnings.warn(str(sound.damage), stacklevel=2)
 
 
 def cut(frames: Iterable[tuple[Samples, float]]) -> Iterator[Segment]:
@@ -132,7 +136,7 @@ class _Cutter:
         best, end = 0.0, 0
         for start, stop in self._pauses():
             length = stop - start
-            # The longest pause is most likely a sentence's end; of two alike the later leaves longer segments.
+            # A long pause is most likely a sentence's end, and a late one leaves longer segments: both count.
             score = length * start
             if length >= PAUSE and score > best:
                 best, end = score, start + min(MARGIN, (length + 1) // 2)

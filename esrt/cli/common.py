@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esrt.audio.subtitles import SUFFIXES
 from esrt.wire.codecs import CODECS
@@ -60,24 +60,63 @@ def speech(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="write files there, one a language: clip.deu.srt")
     drafting = parser.add_argument_group("drafting here (UGSD), with --cloud for what the drafter is unsure of")
     drafting.add_argument("--draft", metavar="MODEL", help="drafter: a folder that `esrt draft make` wrote")
+    drafting.add_argument(
+        "--gamma",
+        action=_WithDraft,
+        type=float,
+        default=3.0,
+        metavar="G",
+        help="doubt from which a block is checked; 0: all, inf: none",
+    )
     settings(drafting)
     drafting.add_argument(
-        "--patience", type=count, default=10, metavar="SECONDS", help="for a check, until the draft stands (default 10)"
+        "--patience",
+        action=_WithDraft,
+        type=count,
+        default=10,
+        metavar="SECONDS",
+        help="for a check, until the draft stands (default 10)",
     )
+    parser.set_defaults(with_draft=None)
     parser.add_argument("--resume", action="store_true", help="go on with what a run before this one left unfinished")
 
 
 def settings(parser: argparse._ActionsContainer) -> None:
     """The options of everything that drafts."""
     parser.add_argument(
-        "--gamma", type=float, default=3.0, metavar="G", help="doubt from which a block is checked; 0: all, inf: none"
+        "--gate",
+        action=_WithDraft,
+        choices=GATES,
+        default="entropy",
+        help="what doubt is (default entropy, in nats; the others 0 to 1)",
     )
     parser.add_argument(
-        "--gate", choices=GATES, default="entropy", help="what doubt is (default entropy, in nats; the others 0 to 1)"
+        "--rank",
+        action=_WithDraft,
+        type=count,
+        default=20,
+        help="a token stands among the cloud's first N (default 20)",
     )
-    parser.add_argument("--rank", type=count, default=20, help="a token stands among the cloud's first N (default 20)")
-    parser.add_argument("--block", type=count, default=5, help="tokens drafted at once, at first (default 5)")
-    parser.add_argument("--ahead", type=int, default=0, help="blocks drafted on while one is checked (default 0)")
+    parser.add_argument(
+        "--block", action=_WithDraft, type=count, default=5, help="tokens drafted at once, at first (default 5)"
+    )
+    parser.add_argument(
+        "--ahead", action=_WithDraft, type=int, default=0, help="blocks drafted on while one is checked (default 0)"
+    )
+
+
+class _WithDraft(argparse.Action):
+    """Also remembers, as `with_draft`, that the option was given: without --draft nothing would heed it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.with_draft = option_string
 
 
 def codec(parser: argparse.ArgumentParser) -> None:

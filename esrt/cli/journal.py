@@ -94,4 +94,4 @@ def write(path: Path, data: bytes) -> None:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(value).encode() + b"\n"  # all in ASCII: a file's name may be no text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` is `sys.argv[1:]` where not given."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Texts are of any script, whatever the locale; names of files that are no text leave as they came.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         args = parser().parse_args(arguments)
         code: int = args.run(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
@@ -39,6 +40,8 @@ def each_file(args: argparse.Namespace, to: list[str]) -> int:
     args.source = languages.get(args.source).code if args.source else None
     if args.key_file and not args.cloud:
         raise UsageError("usage", "--key-file goes with --cloud: give the cloud's address or leave the key out.")
+    if args.with_draft and not args.draft:
+        raise UsageError("usage", f"{args.with_draft} goes with --draft: name the drafter or leave it out.")
     outputs = Outputs(args.format, args.out)
     outputs.check(args.audio)
     translator: Translator | OfflineTranslator | None = None
@@ -132,7 +135,12 @@ class _Run:
     def _journal_path(self) -> Path:
         from esrt.cli.journal import SUFFIX
 
-        return (self._outputs.folder or Path()) / f"{Path(self._path).stem}{SUFFIX}"
+        stem = Path(self._path).stem
+        if self._outputs.folder is not None:
+            return self._outputs.folder / f"{stem}{SUFFIX}"
+        # Files of one name may all go to stdout: the digits say where one lies. Its name may be as long as names get.
+        place = hashlib.sha256(os.fsencode(Path(self._path).resolve())).hexdigest()[:8]
+        return Path(f"{stem[:40]}.{place}{SUFFIX}")
 
     def _journal(self, translator: Translator | OfflineTranslator) -> Journal:
         from esrt.cli.journal import Journal

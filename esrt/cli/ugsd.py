@@ -45,7 +45,7 @@ esrt ugsd tune dev.jsonl --to eng --draft drafter --cloud http://127.0.0.1:8080 
     budget.add_argument("--seconds", type=float, metavar="S", help="for a clip at most, on average")
     tune.add_argument("--calibrate", action="store_true", help="fit the calibrated gate first, and keep it with MODEL")
     common.settings(tune)
-    tune.set_defaults(run=run)
+    tune.set_defaults(run=run, gamma=0.0)  # one after another is tried
 
 
 def run(args: argparse.Namespace) -> int:

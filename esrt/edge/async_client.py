@@ -91,10 +91,12 @@ class AsyncClient(Line):
         # The blocking pipeline in threads; what it sends goes through this client.
         send = _FromThread(self, asyncio.get_running_loop())
         found = pipeline.translate_segments(segments(speech), await self.encoder(), send, to, source, self._codec)
+        # No thread of the loop's own executor, which looks up the cloud's name; nor one of those that all others share.
+        alone = anyio.CapacityLimiter(1)
         step: asyncio.Future[SegmentResult | None] | None = None
         try:
             while True:
-                step = asyncio.ensure_future(asyncio.to_thread(next, found, None))
+                step = asyncio.ensure_future(anyio.to_thread.run_sync(next, found, None, limiter=alone))
                 segment = await asyncio.shield(step)
                 if segment is None:
                     return
@@ -104,7 +106,7 @@ class AsyncClient(Line):
             with anyio.CancelScope(shield=True):
                 if step is not None:  # a generator that runs cannot be closed
                     await asyncio.gather(step, return_exceptions=True)
-                await asyncio.to_thread(found.close)
+                await anyio.to_thread.run_sync(found.close, limiter=alone)
 
     async def encoder(self, progress: Progress | None = None) -> Encoder:
         """The device's half that belongs to this cloud, fetched where need be and loaded once."""

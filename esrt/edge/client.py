@@ -15,7 +15,7 @@ import httpx
 from esrt.edge import exchange, fetch
 from esrt.edge.exchange import Task
 from esrt.edge.fetch import Progress
-from esrt.edge.http import PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
+from esrt.edge.http import CONNECT_SECONDS, PATIENCE_SECONDS, TIMEOUT_SECONDS, Line
 from esrt.edge.talk import Answer, Lost, Pause, Request, Talk, Value, readiness
 from esrt.wire.schemas import ModelCard, TranslationResponse
 from esrt.wire.verification import Verdict, VerificationRequest
@@ -41,15 +41,17 @@ class Client(Line):
         patience: float = PATIENCE_SECONDS,
         timing: Timing = "fast",
         codec: str = "int8",
+        connect: float = CONNECT_SECONDS,
     ) -> None:
-        """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
+        """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away;
+        `connect`: seconds until there must be a connection, each time.
 
         `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave. `codec` is
         how its features are packed: one of `encoder().codecs`.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
-        super().__init__(url, key, timeout, patience)
+        super().__init__(url, key, timeout, patience, connect)
         self._http = self._open(httpx.Client, transport)
         self._encoder: Encoder | None = None
         self._timing, self._codec = timing, codec
@@ -91,7 +93,8 @@ class Client(Line):
         """Each segment of a sound with its times, transcript and translations, as soon as the cloud has answered.
 
         Segments are at most 30 s, and silence is in none; the next is encoded while this one is waited for. Memory
-        stays flat, however long the sound is. Raises as `translate`, after the segments that came before.
+        stays flat, however long the sound is. Warns where parts of a file were damaged. Raises as `translate`, after
+        the segments that came before.
         """
         from esrt.audio.segments import segments
         from esrt.edge import pipeline

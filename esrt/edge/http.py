@@ -28,13 +28,15 @@ class Line:
     `bytes_sent` and `bytes_received` count HTTP as it is before TLS, heads and bodies, of every attempt.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, patience: float) -> None:
+    def __init__(
+        self, url: str, key: str | None, timeout: float, patience: float, connect: float = CONNECT_SECONDS
+    ) -> None:
         """Raises UsageError `bad_url` or `bad_key`, and where it is opened `bad_certificates`."""
         self._base = _base(url)
         self._key = key.strip() if key is not None else None
         if self._key is not None and not re.fullmatch(r"[!-~]+", self._key):
             raise UsageError("bad_key", "A key is one word of plain characters: check the key file.")
-        self._timeout = timeout
+        self._timeout, self._connect = timeout, min(timeout, connect)
         self._peer = Peer(str(self._base.copy_with(username=None, password=None)).rstrip("/"), patience)
         self._lock = threading.Lock()
         self.bytes_sent = 0
@@ -47,7 +49,7 @@ class Line:
         return kind(
             base_url=self._base,
             headers=headers,
-            timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_SECONDS)),
+            timeout=httpx.Timeout(self._timeout, connect=self._connect),
             transport=transport,
             # A cookie would let a cloud tell devices of one key apart.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
@@ -79,7 +81,7 @@ class Line:
         """What it means that there is no answer."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
             self._count(sent=-_size_sent(request))
-            return Lost(one_line(str(error)) or "no connection")
+            return Lost(one_line(str(error)) or "no connection", unreached=True)
         if isinstance(error, httpx.TimeoutException):
             return Lost(f"over {self._timeout:g} s", late=True)
         return Lost(one_line(str(error)) or "the connection was lost")

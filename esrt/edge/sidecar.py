@@ -116,7 +116,7 @@ class _Routes:
                     400, "missing_required_parameter", "Send the sound as a file in the field `file`.", "file"
                 )
             sound = await anyio.to_thread.run_sync(Sound, file)
-            open_things.callback(sound.close)
+            open_things.callback(_close, sound)
             spoken = self._client.segments(sound, [ask.to] if ask.to else [], ask.source)
             found = await open_things.enter_async_context(aclosing(spoken))
             if not ask.stream:
@@ -148,6 +148,13 @@ class _Routes:
         open_things.callback(file.close)
         file.seek(0)
         return fields, file
+
+
+def _close(sound: Sound) -> None:
+    """Let go of an upload. OpenAI's answers have no place to say that parts of it were damaged."""
+    sound.close()
+    if sound.damage is not None:
+        log.warning("%s", sound.damage)  # which names no file: an upload has no name here
 
 
 async def _events(

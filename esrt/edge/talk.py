@@ -78,10 +78,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Lost:
-    """No answer came: the cloud was too slow (`late`), or the connection failed for this `reason`."""
+    """No answer came: the cloud was too slow (`late`), or the connection failed for this `reason`.
+
+    `unreached`: there was no connection from the start.
+    """
 
     reason: str
     late: bool = False
+    unreached: bool = False
 
 
 Talk: TypeAlias = Generator[Request | Pause, Answer | Lost | None, Value]
@@ -119,6 +123,7 @@ def ask(peer: Peer, request: Request) -> Talk[Answer]:
     failed_first: float | None = None
     engine_failed = 0
     for attempt in itertools.count():
+        began = time.monotonic()
         heard = yield request
         wait = 0.0
         if isinstance(heard, Answer):
@@ -128,7 +133,9 @@ def ask(peer: Peer, request: Request) -> Talk[Answer]:
             wait = _retry_after(heard)
             engine_failed += _code(heard) == "engine_failed"
         now = time.monotonic()
-        failed_first = now if failed_first is None else failed_first
+        if failed_first is None:
+            # An attempt that broke off may have gone well for long, as a large file does; one to connect never did.
+            failed_first = began if isinstance(heard, Lost) and heard.unreached else now
         pause = wait + random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
         patience = peer.patience if peer.answered else min(peer.first_patience, peer.patience)
         if not _worth_another(heard) or engine_failed >= ENGINE_TRIES or now - failed_first + pause > patience:

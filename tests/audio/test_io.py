@@ -151,6 +151,27 @@ def test_a_hole_is_told_and_what_follows_keeps_its_time(tmp_path: Path, name: st
     assert level_of(samples[-3 * SAMPLE_RATE :]) == pytest.approx(0.5, rel=0.1)
 
 
+@pytest.mark.parametrize(("late", "broken"), [(3.0, 0), (0.0, 16)])
+def test_sound_that_begins_late_keeps_its_time(tmp_path: Path, late: float, broken: int) -> None:
+    """A film whose sound comes after its picture, and one whose first packets of sound cannot be decoded."""
+    with av.open(tmp_path / "film.mkv", "w") as container:
+        picture: Any = container.add_stream("ffv1", rate=1, width=16, height=16, pix_fmt="yuv420p")
+        stream: Any = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
+        container.mux([*picture.encode(av.VideoFrame(16, 16, "yuv420p")), *picture.encode(None)])
+        frame = av.AudioFrame.from_ndarray((tone(4.0) * 32767).astype("<i2")[None], "s16", "mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, round(late * SAMPLE_RATE)
+        packets = [*stream.encode(frame), *stream.encode(None)]
+        for packet in packets[:broken]:
+            packet.update(bytes(packet.size))
+        container.mux(packets)
+    with Sound(tmp_path / "film.mkv") as film:
+        samples = np.concatenate(list(film))
+        assert (film.damage is not None) == bool(broken)
+    assert len(samples) == pytest.approx((late + 4) * SAMPLE_RATE, abs=SAMPLE_RATE / 20)
+    assert not samples[:SAMPLE_RATE].any(), "nothing was to be heard yet"
+    assert level_of(samples[-SAMPLE_RATE:]) == pytest.approx(0.5, rel=0.1)
+
+
 def test_the_name_says_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.mp3", tone(1.0), SAMPLE_RATE, "libmp3lame").rename(tmp_path / "a.wav")
     assert level_of(load(str(tmp_path / "a.wav"))[4_000:12_000]) == pytest.approx(0.5, rel=0.05)
@@ -203,6 +224,10 @@ def _picture(path: Path) -> None:
 def test_what_is_no_speech(tmp_path: Path, make: Callable[[Path], None], code: str) -> None:
     make(tmp_path / "clip.wav")
     assert refused(tmp_path / "clip.wav") == code
+
+
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    assert refused(tmp_path / ("long" * 100)) == "audio_not_readable"
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:

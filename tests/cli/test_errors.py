@@ -41,6 +41,8 @@ def nobody() -> str:
         (["translate", "clip.wav"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--codec", "mp3"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--key-file", "k"], "usage"),
+        (["translate", "clip.wav", "--to", "deu", "--gamma", "3"], "usage"),
+        (["transcribe", "clip.wav", "--patience", "5"], "usage"),
         (["translate", "clip.wav", "--to", ","], "no_language"),
         (["serve"], "no_keys"),
         (["serve", "--no-auth", "--rate", "0"], "usage"),
@@ -50,6 +52,7 @@ def nobody() -> str:
         (["serve", "--no-auth", "--port", "0", "--cache", "ftp://host"], "bad_cache"),
         (["serve", "--no-auth", "--port", "0", "--cache", "pyproject.toml/below"], "bad_cache"),
         (["models", "info", "ESRT-9000"], "unknown_model"),
+        (["ugsd", "tune", "m", "--to", "deu", "--draft", "d", "--cloud", "c", "--bytes", "9", "--gamma", "3"], "usage"),
     ],
 )
 def test_wrong_arguments(run: Run, arguments: list[str], code: str) -> None:

@@ -74,7 +74,7 @@ def test_results_that_are_newer(tmp_path: Path) -> None:
 
 def test_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "talk.esrt.jsonl"
-    head = {"esrt": 1, "to": ["deu"]}
+    head = {"esrt": 1, "audio": "no text: \udcff", "to": ["deu"]}
     journal = Journal(path, head)
     assert journal.read() == []
     for count in (1, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def many(examples: Path) -> npt.NDArray[np.float32]:
     return np.concatenate([part for _ in range(3) for part in (said, np.zeros(2 * SAMPLE_RATE, np.float32))])
 
 
+def test_a_damaged_sound(connect: Connect, sounds: Any, examples: Path, tmp_path: Path) -> None:
+    whole = (examples / "spanish.flac").read_bytes()
+    middle, hole = len(whole) // 2, len(whole) // 10
+    (tmp_path / "talk.flac").write_bytes(whole[:middle] + bytes(hole) + whole[middle + hole :])
+    with pytest.warns(UserWarning, match=r"talk\.flac is damaged"):
+        assert connect(sounds.url).translate(tmp_path / "talk.flac", to=["deu"]).transcript
+
+
 def test_segments_as_they_come(sounds: Any, examples: Path) -> None:
     client = Client(sounds.url)
     found = client.segments(many(examples), to=["deu"])
@@ -90,6 +99,20 @@ def test_segments_with_asyncio(sounds: Any, examples: Path) -> None:
 
     starts = asyncio.run(work())
     assert len(starts) == 3 and starts == sorted(starts)
+
+
+def test_who_waits_for_the_cloud_holds_no_thread_that_names_need(sounds: Any, examples: Path) -> None:
+    """A name is looked up in the loop's default executor, which has a single thread here."""
+
+    async def work() -> str:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with AsyncClient(f"http://localhost:{sounds.port}", patience=2) as client:
+            await client.encoder()
+            sounds.stop()
+            sounds.start()  # no connection is left: the name is looked up once more
+            return (await client.translate(examples / "spanish.flac", to=["deu"])).translations["deu"]
+
+    assert asyncio.run(work()).startswith("deu ")
 
 
 def working() -> bool:

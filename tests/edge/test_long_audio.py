@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -33,6 +34,7 @@ from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.translator import Translator
 from esrt.wire import frame
+from tests.edge.answers import problem
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEGMENTS = 6
@@ -290,9 +292,34 @@ def test_a_damaged_middle(command: Command, steady: Steady, talk: Samples) -> No
 
 def test_other_options_are_not_resumed(command: Command, steady: Steady, wav: Path) -> None:
     (command.folder / "talk.esrt.jsonl").write_text('{"esrt": 1, "to": ["ita"]}\n')
-    code, out, err = command.run(wav, "--resume")
+    code, out, err = command.run(wav, "--out", ".", "--resume")
     assert (code, out) == (2, "") and err.endswith(" [resume_mismatch]\n") and steady.count == 0
     assert (command.folder / "talk.esrt.jsonl").exists()
+
+
+def test_two_files_of_one_name_on_stdout(command: Command, steady: Steady, wav: Path) -> None:
+    """What is kept of one is neither deleted by the other nor taken for it."""
+    monday, tuesday = (command.folder / day / ("a long name " * 20 + ".wav") for day in ("monday", "tuesday"))
+    for path in (monday, tuesday):
+        path.parent.mkdir()
+        shutil.copy(wav, path)
+    steady.fail, steady.failure = 3, lambda: problem(400, "bad_request")
+    code, _, err = command.run(monday)
+    assert code == 2 and "--resume" in err
+    steady.fail = 0
+    assert command.run(tuesday, "--resume")[::2] == (0, "")
+    steady.count = 0
+    assert command.run(monday, "--resume")[::2] == (0, "") and steady.count == SEGMENTS - 2
+    assert not list(command.folder.glob("*.jsonl"))
+
+
+def test_stdout_takes_any_script(command: Command, steady: Steady, wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a locale that has not all letters; and a name that is no text in any."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    odd = wav.rename(wav.with_name(os.fsdecode("\u0440\u0435\u0447\u044c-".encode() + b"\xff.wav")))
+    code, out, err = command.run(odd, encoding="utf-8", errors="surrogateescape")
+    assert (code, err) == (0, "") and out.splitlines()[0] == str(odd)
+    assert command.run(odd, "--out", "out", encoding="utf-8", errors="surrogateescape")[::2] == (0, "")
 
 
 def test_a_bar_on_a_terminal(command: Command, steady: Steady, wav: Path) -> None:
@@ -333,5 +360,6 @@ def test_from_python(
         assert [result.transcript for result in rest] == [result.transcript for result in found[4:]]
         with pytest.raises(UsageError, match="not of this audio"):
             next(translator.segments(talk[SAMPLE_RATE:], to=["deu"], done=found[:1]))
-        with pytest.warns(UserWarning, match="is damaged"):
+        with pytest.warns(UserWarning, match="is damaged") as told:
             assert translator.transcribe(_damaged_mp3(tmp_path / "talk.mp3", talk)).transcript
+        assert len(told) == 1

@@ -293,6 +293,15 @@ def test_a_program_that_leaves_ends_the_work(sidecar: Sidecar, cloud: Any, long_
     assert list(sidecar.folder.iterdir()) == []
 
 
+def test_a_damaged_sound_is_a_line_of_the_log(sidecar: Sidecar, clip: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = clip.read_bytes()
+    middle, hole = len(whole) // 2, len(whole) // 10
+    sound = whole[:middle] + bytes(hole) + whole[middle + hole :]
+    said = sidecar.openai.audio.transcriptions.create(model=MODEL, file=("private.flac", sound))
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("esrt")]
+    assert line.startswith("The audio is damaged") and said.text not in line
+
+
 def test_nothing_is_logged(sidecar: Sidecar, clip: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="esrt"):
         said = sidecar.openai.audio.transcriptions.create(model=MODEL, file=clip)

@@ -6,13 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from starlette.responses import Response
 
+from esrt.decoding.ugsd import Settings
+from esrt.edge.client import Client
 from esrt.edge.talk import Answer, Lost, Pause, Peer, Request, ask
 from esrt.errors import CloudError, UsageError
+from esrt.translator import Translator
 from tests.edge.answers import problem, refused
 
 NewFrame = Callable[[int], bytes]
@@ -154,6 +160,45 @@ def test_a_wrong_address_is_said_sooner_than_a_lost_cloud() -> None:
         raise AssertionError("it never ends")
 
     assert attempts(Peer("http://a", 5.0, 0.1)) == 1 < attempts(Peer("http://a", 5.0, 0.1, True))
+
+
+def test_patience_counts_the_first_attempt_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that drops what is sent lets each attempt last. One that broke off later had got on until then."""
+    now = 0.0
+    monkeypatch.setattr("esrt.edge.talk.time", SimpleNamespace(monotonic=lambda: now))
+    for lost in (Lost("nobody", unreached=True), Lost("broke off")):
+        talk = ask(Peer("http://cloud", patience=1.0), Request("GET", "/"))
+        next(talk)
+        now += 1.0
+        if lost.unreached:
+            with pytest.raises(CloudError):
+                talk.send(lost)
+        else:
+            assert isinstance(talk.send(lost), Pause)
+
+
+def test_how_long_connecting_may_take() -> None:
+    said = {}
+
+    def nobody(request: httpx.Request) -> httpx.Response:
+        said.update(request.extensions["timeout"])
+        raise httpx.ConnectTimeout("")
+
+    for timeout, connect, seconds in ((120.0, 10.0, 10.0), (120.0, 1.0, 1.0), (0.5, 1.0, 0.5)):
+        with Client("http://cloud", None, timeout, httpx.MockTransport(nobody), 0.0, connect=connect) as client:
+            assert refused(client.models).code == "cloud_unreachable"
+        assert said["connect"] == seconds
+
+
+def test_a_device_that_drafts_does_not_wait_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can go on alone."""
+    named: dict[str, Any] = {}
+    monkeypatch.setattr("esrt.translator.prepare", Path)
+    monkeypatch.setattr("esrt.translator.Encoder", lambda *_, **__: None)
+    monkeypatch.setattr("esrt.decoding.drafter.load", lambda _: None)
+    monkeypatch.setattr("esrt.edge.client.Client", lambda *_, **given: named.update(given))
+    Translator.drafting("drafter", "http://cloud", Settings())
+    assert named == {"timeout": 10.0, "patience": 1.0, "connect": 1.0}
 
 
 def test_a_slow_cloud_is_not_asked_twice(connect: Connect, cloud: Any, new_frame: NewFrame) -> None:
