@@ -32,6 +32,7 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 SIDEWAYS = {
     ("model", "wire"),  # a model's codec tables and fingerprint are defined by the wire
     ("m2m", "train"),  # one reader of manifests, one sampler, one cache of frames, one form of checkpoints
+    ("m2m", "edge"),  # it runs on the same device, whose processor it has to know
     ("privacy", "edge"),  # what an attacker holds is what the device's own encoder makes
     ("privacy", "train"),  # an attacker's voices are in the same manifests, and speak through the same synthesiser
     ("privacy", "evaluate"),  # what is turned back to sound is heard by the baseline's Whisper

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     _line("models in", str(hub.cache_dir()))
     state = models.state(common.DEFAULT_MODEL)
     _line(common.DEFAULT_MODEL, state)
-    todo = ",".join(extra for extra in ("cloud", "tiny") if missing[extra])
+    needed = ("cloud",) if state == "ready" else ("cloud", "tiny")  # a model that is ready has its base weights
+    todo = ",".join(extra for extra in needed if missing[extra])
     if missing[""]:
         print("type: pip install --upgrade esrt")
         return 2

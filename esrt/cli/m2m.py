@@ -53,24 +53,36 @@ esrt translate clip.wav --to fra --offline runs/m2m/model
 
 
 def _train(args: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
     from esrt.m2m import recipes
     from esrt.m2m.train import train
 
-    print(train(recipes.with_steps(recipes.get(args.recipe), _steps(args)), Path(args.data), Path(args.folder)))
+    recipe = recipes.with_steps(recipes.get(args.recipe), _steps(args))
+    model = train(recipe, Path(args.data), Path(args.folder))
+    if PartialState().is_main_process:
+        print(model)
     return 0
 
 
 def _prune(args: argparse.Namespace) -> int:
-    from esrt.m2m import recipes, report
+    from accelerate import PartialState
+
+    from esrt.m2m import recipes, report, score
+    from esrt.m2m.config import FILE, M2MConfig
     from esrt.m2m.model import find
     from esrt.m2m.prune import Size
     from esrt.m2m.train import train
 
     recipe, model = recipes.with_steps(recipes.pruned(), _steps(args)), find(args.model)
     size = Size(args.layers, args.heads, args.units)
+    manifest = Path(args.data) / "test.jsonl"
+    # Training takes long: say now where nothing could be measured.
+    score.choose(manifest, M2MConfig.load(model / FILE).languages, args.clips)
     small = train(recipe, Path(args.data), Path(args.folder), model, size, args.precision)
-    print(report.compare([model, small], Path(args.data) / "test.jsonl", args.clips))
-    print(small)
+    if PartialState().is_main_process:
+        print(report.compare([model, small], manifest, args.clips))
+        print(small)
     return 0
 
 

@@ -48,7 +48,8 @@ def generate(
 ) -> Written:
     """Writes after prompts [b, p], each row until its end or `limit` tokens; guesses by `drafting`, if it is given.
 
-    No text is longer than the state has room for. With `top` 1 the ids are those of greedy decoding. Raises UsageError:
+    No text is longer than the state has room for. With `top` 1 the ids are those of greedy decoding, if the base is
+    in float32: int8 rounds all rows of a call by the largest of them, and a guess is one row more. Raises UsageError:
     no_drafter, bad_drafting, bad_limit.
     """
     _check(engine, drafting, limit)
@@ -84,8 +85,9 @@ def generate(
             out.kept += stand
             newest[row] = likely[row][stand][0]
             _put(out, active[row], [*made[:stand], newest[row]], end, limit)
-            # Cropping the cache is forgetting how far it reaches.
-            state.lengths[row] += 1 + stand
+            if not out.finished[active[row]]:
+                # Cropping the cache is forgetting how far it reaches. A row that has ended stays where there is room.
+                state.lengths[row] += 1 + stand
             kept.append(stand)
         if drafting is not None and drafting.by == "medusa":
             rows = hidden[torch.arange(len(kept)), torch.tensor(kept)][:, None]

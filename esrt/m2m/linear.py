@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from esrt.edge.cores import saturates
+
 Precision = Literal["float32", "int8"]
 Linear = Callable[[Tensor], Tensor]
 
@@ -25,7 +27,8 @@ def linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Linear:
     bias = None if bias is None else bias.detach().float().clone()
     if precision == "int8":
         rounded = int8(weight, bias)[1]
-        return lambda rows: torch.ops.quantized.linear_dynamic(rows, rounded)
+        fewer_bits = saturates()  # of the rows: 7, so that two products stay within 16
+        return lambda rows: torch.ops.quantized.linear_dynamic(rows, rounded, fewer_bits)
     if weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")

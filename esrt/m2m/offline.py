@@ -93,5 +93,6 @@ class Offline:
     def write(self, frames: Tensor, target: str) -> str:
         """What is said, in one language."""
         prompts = torch.tensor([self.model.prompt(target)])
-        state = self.engine.start(frames, [frames.shape[1]], prompts.shape[1] + LIMIT)
+        room, drafts = prompts.shape[1] + LIMIT, self._drafting is not None
+        state = self.engine.start(frames, [frames.shape[1]], room, drafts=drafts)
         return self.model.text(generate(self.engine, state, prompts, LIMIT, self._drafting).ids[0])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from esrt.audio.io import load
 from esrt.config import WINDOW_SAMPLES
+from esrt.errors import UsageError
 from esrt.m2m.engine import Engine
 from esrt.m2m.generate import LIMIT, Drafting, Written, generate
 from esrt.m2m.model import PROMPT
@@ -52,8 +53,15 @@ class Run:
 
 
 def choose(manifest: Path, languages: Sequence[str], each: int) -> list[Item]:
-    """At most `each` clips of a source language, drawn with a fixed seed; one item for each of their languages."""
-    rows = [row for row in read_manifest(manifest) if row.src in languages and len(row.asr.split()) >= WORDS]
+    """At most `each` clips of a source language, drawn with a fixed seed; one item for each of their languages.
+
+    Raises UsageError (manifest_..., no_rows).
+    """
+    rows = [
+        row
+        for row in read_manifest(manifest)
+        if row.src in languages and len(row.asr.split()) >= WORDS and (row.s2tt or not row.tgt)  # a caption is neither
+    ]
     audios: dict[str, list[str]] = {}
     for row in rows:
         found = audios.setdefault(row.src, [])
@@ -68,6 +76,9 @@ def choose(manifest: Path, languages: Sequence[str], each: int) -> list[Item]:
     for row in rows:
         if row.audio in taken and (not row.tgt or row.tgt in languages):
             items.append(Item(row.audio, row.src, row.tgt or row.src, row.s2tt or row.asr))
+    if not items:
+        names = ", ".join(languages)
+        raise UsageError("no_rows", f"{manifest} has no clip of {WORDS} words or more in {names}: add some.")
     return items
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
 from esrt.config import PRESETS
-from esrt.errors import ModelError
+from esrt.errors import ModelError, UsageError
 from esrt.m2m.batches import IGNORED, Batch, Batches, vocabulary, within
 from esrt.m2m.engine import Engine
 from esrt.m2m.generate import generate
@@ -23,6 +24,7 @@ from esrt.m2m.network import Losses, Network
 from esrt.m2m.offline import encoder_shape, speech_encoder
 from esrt.m2m.prune import Size, prune
 from esrt.m2m.recipes import Recipe, Stage
+from esrt.model.manifest import MANIFEST, sha256
 from esrt.train import checkpoint, parallel
 from esrt.train.features import Features
 from esrt.train.loop import rate
@@ -31,6 +33,7 @@ from esrt.train.progress import Progress
 from esrt.train.sampler import Sampler, capped, clips
 
 SAVE_EVERY = 25  # steps, a few minutes on a processor
+RUN = "run.json"  # beside the state: what it is of
 IMPORTANCE_BATCHES = 8
 BASE_SHOWN = ("total", "speech", "text", "teach", "draft", "right")
 LONGEST_OWN = 64  # tokens of the base's own outputs that drafters learn from
@@ -159,22 +162,27 @@ def build(
 ) -> Trainer:  # fmt: skip
     """A trainer for the manifests `data`/<name>.jsonl of the recipe; encodes what is not in `data`/features yet.
 
-    The first weights are those of the model in `start`, or the base's. With `size` that model is pruned first, and
-    teaches; the small one has a trimmed head and products of `precision`. Raises UsageError (manifest_..., bad_size),
-    ModelError.
+    The first weights are those of the model in `start`, whose configuration takes the place of the recipe's, or the
+    base's. With `size` that model is pruned first, and teaches; the small one has a trimmed head and products of
+    `precision`. Raises UsageError (manifest_..., bad_size, batch_not_divisible, resume_mismatch, usage), ModelError.
     """
+    if start is not None and start.resolve() == (folder / "model").resolve():
+        raise UsageError("usage", f"The model of this run would take the place of {start}: name another --run.")
     folder.mkdir(parents=True, exist_ok=True)
     at = checkpoint.place(folder)
     accelerator = parallel.start(recipe, folder, None if at is None else at.bf16)
+    _divisible(recipe, accelerator)
+    torch.manual_seed(recipe.seed)
+    model = None if start is None else load(start)
+    _same_run(folder, at, recipe, start, size, accelerator.is_main_process)
+    if model is not None:
+        recipe = replace(recipe, model=model.config)
     languages = recipe.model.languages
     rows = {
         name: capped(within(read_manifest(data / f"{name}.jsonl"), languages), recipe.cap, recipe.seed)
         for name in sorted(recipe.weights)
     }
-    torch.manual_seed(recipe.seed)
-    if start is not None:
-        model = load(start)
-    else:
+    if model is None:
         whisper, tokenizer = from_base(recipe.model)
         written = vocabulary(tokenizer, rows, recipe.weights, languages, recipe.model.draft)
         model = M2M(recipe.model, whisper, tokenizer, *written)
@@ -198,6 +206,40 @@ def build(
     return Trainer(recipe, model, Network(model, recipe, teacher), batches, accelerator, folder)
 
 
+def _divisible(recipe: Recipe, accelerator: Accelerator) -> None:
+    count = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    for stage in recipe.stages:
+        if stage.batch % count:
+            raise UsageError(
+                "batch_not_divisible",
+                f"Stage {stage.name} has batches of {stage.batch} clips, which cannot be cut into {count} equal parts "
+                "(processes times accumulation): change one of them.",
+            )
+
+
+def _same_run(
+    folder: Path, at: checkpoint.Place | None, recipe: Recipe, start: Path | None, size: Size | None, main: bool
+) -> None:
+    """Compares what the state in `folder` is of with this run; a new run's main process writes that down.
+
+    A state without such a file, of an older version, is taken by its stage. Raises UsageError `resume_mismatch`.
+    """
+    of = {
+        "recipe": recipe.name,
+        "start": None if start is None else sha256(start / MANIFEST),
+        "size": None if size is None else asdict(size),
+    }
+    said, beside = json.dumps(of) + "\n", folder / RUN
+    if at is None:
+        if main:
+            beside.write_text(said, encoding="utf-8")
+        return
+    other = beside.is_file() and beside.read_text(encoding="utf-8") != said
+    if other or at.stage not in [stage.name for stage in recipe.stages]:
+        text = f"The run in {folder} is of another recipe, model or size: name another --run."
+        raise UsageError("resume_mismatch", text)
+
+
 def cached(folder: Path, audios: list[str], model: M2M, device: torch.device) -> Features:
     """The cache of the frozen encoder's frames in `folder`, with all of `audios` in it."""
     features = Features(folder, model.whisper.config.d_model)
@@ -209,12 +251,14 @@ def cached(folder: Path, audios: list[str], model: M2M, device: torch.device) ->
 
 
 def finish(trainer: Trainer) -> Path:
-    """Writes the model folder, `folder`/model, and returns it."""
-    model, network = trainer.base, trainer.network
+    """Writes the model folder, `folder`/model, and returns it. All processes may call this; the main one writes."""
+    model, network, folder = trainer.base, trainer.network, trainer.folder / "model"
+    if not trainer.accelerator.is_main_process:
+        return folder
     if network.encoder is not None:
         model.whisper.model.encoder.load_state_dict(merged(network.encoder))
-    save(model, trainer.folder / "model")
-    return trainer.folder / "model"
+    save(model, folder)
+    return folder
 
 
 def merged(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:

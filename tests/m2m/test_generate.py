@@ -130,6 +130,18 @@ def test_no_position_beyond_the_decoders_last() -> None:
         assert len(found.ids[0]) <= 5
 
 
+def test_a_row_that_is_full_waits_for_the_others() -> None:
+    """Three rows with room for prompt and limit alone: where a guess stands at the limit of one, the others go on."""
+    for number in range(60):
+        frames, lengths, prompts = inputs(number, 3)
+        of = engine(number % 10)
+        greedy, drafted = (
+            generate(of, of.start(frames, lengths, 3 + LIMIT), prompts, LIMIT, drafting).ids
+            for drafting in (None, Drafting(most=3, gate=9.0))
+        )
+        assert drafted == greedy
+
+
 def test_what_cannot_be_drafted_is_refused(make: Callable[..., M2M]) -> None:
     model = make()
     model.kvspn = model.medusa = None

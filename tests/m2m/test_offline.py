@@ -120,7 +120,9 @@ def test_scores(make: Callable[..., M2M], data: Path) -> None:
     exact = [item.reference for item in items]
     assert score.bleu(items, exact) == pytest.approx(100) and score.cer(items, exact) == 0
     assert score.bleu(items[:0], []) is None and score.shown(None) == "-"
-    assert score.choose(data / "test.jsonl", ("deu",), 2) == []
+    with pytest.raises(UsageError) as refused:
+        score.choose(data / "test.jsonl", ("deu",), 2)
+    assert refused.value.code == "no_rows"
 
 
 class FakeWhisper:

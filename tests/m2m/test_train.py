@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -264,3 +265,58 @@ def test_unequal_parts(make: Callable[..., M2M]) -> None:
     batch = Batch(clips, clips, rows, rows, clips, clips, torch.arange(3))
     half = train._parts(batch, 2, 1)
     assert half.lengths[:, 0].tolist() == [2, 3] and half.ids[:, 0].tolist() == [4, 5, 6, 7]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(data: Path, tmp_path: Path) -> None:
+    """Else the clips that are over would be left out of every step."""
+    with pytest.raises(UsageError) as refused:
+        trainer(data, tmp_path / "run", accumulate=3)
+    assert refused.value.code == "batch_not_divisible"
+
+
+def test_one_process_writes_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(data, tmp_path / "run")
+    for main in (False, True):
+        monkeypatch.setattr(made, "accelerator", SimpleNamespace(is_main_process=main, unwrap_model=lambda it: it))
+        assert train.finish(made) == tmp_path / "run" / "model"
+        assert (tmp_path / "run" / "model").is_dir() == main
+
+
+def test_a_folder_has_one_run(data: Path, tmp_path: Path) -> None:
+    """What a state is of stays: recipe, model and size."""
+    stage = Stage("distil", "all", 1, 4, 1e-3, 1, 2, Weights(1.0, 0.0, 1.0, 0.0))
+    mine, start, size, run = recipe(stages=(stage,)), data.parent / "start", Size(2, 1, 20), tmp_path / "run"
+    build(mine, data, run, start, size).run()
+    build(mine, data, run, start, size)
+    save(tiny(1), tmp_path / "other")
+    others = [
+        (replace(mine, name="other"), start, size), (mine, tmp_path / "other", size), (mine, start, Size(3, 1, 20)),
+        (mine, start, None),
+    ]  # fmt: skip
+    for whose, begun, left in others:
+        with pytest.raises(UsageError) as refused:
+            build(whose, data, run, begun, left)
+        assert refused.value.code == "resume_mismatch"
+    # A state of an older version has nothing beside it; its stage still has to be one of the recipe's.
+    (run / train.RUN).unlink()
+    build(mine, data, run, start, size)
+    with pytest.raises(UsageError) as refused:
+        build(recipe(), data, run, start, size)
+    assert refused.value.code == "resume_mismatch"
+
+
+def test_a_model_is_not_pruned_in_its_own_place(data: Path, tmp_path: Path) -> None:
+    save(tiny(0), tmp_path / "run" / "model")
+    learn = Stage("distil", "all", 1, 4, 1e-3, 1, 2, Weights(1.0, 0.0, 1.0, 0.0))
+    with pytest.raises(UsageError, match="name another --run"):
+        build(recipe(stages=(learn,)), data, tmp_path / "run", tmp_path / "run" / "model", Size(2, 1, 20))
+
+
+def test_a_run_from_a_model_is_of_its_languages(data: Path, tmp_path: Path) -> None:
+    model = tiny(0)
+    model.config = replace(model.config, languages=("eng", "fra"))
+    save(model, tmp_path / "two")
+    batches = build(recipe(), data, tmp_path / "run", tmp_path / "two").batches
+    assert batches.spoken == [model.prompt(code)[1] for code in ("eng", "fra")]
+    asked = {int(token) for step in range(8) for token in batches.batch(recipe().stages[0], step).ids[:, 1]}
+    assert asked == set(batches.spoken)
