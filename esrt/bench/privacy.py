@@ -26,7 +26,7 @@ from esrt.hub import resolve
 from esrt.model.checkpoint import fingerprint
 from esrt.privacy import kept, report
 from esrt.privacy.run import Findings, Settings, run
-from esrt.privacy.views import View
+from esrt.privacy.views import View, named
 from esrt.train.manifest import read_manifest
 from esrt.wire.frame import Frame
 
@@ -96,6 +96,7 @@ def quality(
     rows = [row for name in names for row in read_manifest(data / f"{name}.jsonl")]
     clips = [clip for group in score.choose(rows, each).values() for clip in group if "eng" in clip.references]
     wanted = [clip.references["eng"] for clip in clips]
+    key = hashlib.sha256(b"".join(load(clip.audio).tobytes() for clip in clips)).hexdigest()[:16]
     said: dict[str, list[str]] = {}
     services = {model: score.Searching(load_service(model)) for model in {folder, adversary or folder}}
     try:
@@ -114,8 +115,7 @@ def quality(
                 with ThreadPoolExecutor(score.BATCH) as pool:
                     return list(tqdm(pool.map(translate, clips), total=len(clips), disable=None))
 
-            key = hashlib.sha256("\n".join(clip.audio for clip in clips).encode()).hexdigest()[:16]
-            path = work / f"texts-{view.name}-{fingerprint(model).hex()}-{key}.json"
+            path = work / f"texts-{view.name}-{named(model)}-{key}.json"
             said[view.name] = kept.text(path, all_of_them)
     finally:
         for service in services.values():

@@ -233,7 +233,7 @@ def _prosody(args: argparse.Namespace) -> Manifests:
 def _mer2024(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import mer2024
 
-    return [("", mer2024.rows(Path(args.folder), args.target))]
+    return [("", mer2024.rows(Path(args.folder).resolve(), args.target))]
 
 
 _PROSODY = """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from esrt import languages
 from esrt.cli import common, speech
 from esrt.errors import UsageError
+from esrt.model.manifest import MANIFEST, sha256
 from esrt.wire.codecs import CODECS
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _add_score(parts: Verbs) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from esrt.evaluate import run
+    from esrt.translator import prepare
 
     if args.mt and not args.whisper:
         raise UsageError("usage", "--mt goes with --whisper: name the model that hears.")
@@ -101,6 +103,8 @@ def _run(args: argparse.Namespace) -> int:
     made_by = {kind: getattr(args, kind) or common.DEFAULT_MODEL}
     used = {"whisper": ["mt"], "openai": ["openai_model"], "cloud": ["codec"], "model": ["codec"]}.get(kind, [])
     made_by.update({name: getattr(args, name) for name in used if getattr(args, name)})
+    if kind in ("model", "text"):  # what is trained anew in the same folder is another model
+        made_by["manifest"] = sha256(prepare(made_by[kind]) / MANIFEST)[:12]
     try:
         with ExitStack() as opened:
             done = run.run(
@@ -139,7 +143,9 @@ def _system(kind: str, args: argparse.Namespace, opened: ExitStack) -> System:
 
         return openai.system(args.openai, args.openai_model, os.environ.get(KEY))
     if kind == "text":
-        return systems.text_alone(prepare(args.text))
+        from esrt.cloud.text import circles
+
+        return systems.text_alone(prepare(args.text), circles)
     if kind == "cloud":
         return systems.through(
             opened.enter_context(Translator.remote(args.cloud, speech.read_key(args.key_file), args.codec))

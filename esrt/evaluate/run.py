@@ -73,8 +73,8 @@ def run(
     """Answers what `out` lacks of the manifest's rows and adds it there, clip by clip.
 
     `system` is built only if there is something to answer; `made_by` says in words what it is, and results of another
-    are not mixed with these. Of the rows: those of the languages `sources` and `targets`, and of them at most `each`
-    recordings a spoken language, drawn with a fixed seed.
+    are not mixed with these. Of the rows: those of the languages `sources` and `targets` that are no captions, and of
+    them at most `each` recordings a spoken language, drawn with a fixed seed.
 
     Raises UsageError: those of `manifest.check`, `no_rows`, `resume_mismatch`, `not_saved`; and whatever the system
     raises, after the results before it are written.
@@ -82,10 +82,12 @@ def run(
     rows = [
         row
         for row in check(manifest)
-        if (sources is None or row.src in sources) and (targets is None or row.tgt in targets)
+        if (sources is None or row.src in sources)
+        and (targets is None or row.tgt in targets)
+        and (row.s2tt or not row.tgt)
     ]
     if not rows:
-        raise UsageError("no_rows", f"{manifest} has no row of these languages: choose others.")
+        raise UsageError("no_rows", f"{manifest} has no transcript or translation in these languages: choose others.")
     rows = chosen(rows, each)
     _same(out, {**made_by, "named": named})
     results.repair(out)

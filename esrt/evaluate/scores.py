@@ -55,7 +55,10 @@ def of(
 
 
 def _transcripts(results: Sequence[Result]) -> list[Score]:
-    """One score a spoken language; a clip that was translated into many languages counts once."""
+    """One score a spoken language; a clip that was translated into many languages counts once.
+
+    A system that transcribes nothing has no error rate, and one that names no language did not fail to find it.
+    """
     clips: dict[str, dict[str, Result]] = {}
     for one in results:
         clips.setdefault(one.src, {}).setdefault(one.audio, one)
@@ -64,10 +67,10 @@ def _transcripts(results: Sequence[Result]) -> list[Score]:
         own = list(by_audio.values())
         values = {}
         rate = metrics.error_rate([one.asr_r for one in own], [one.asr for one in own], src)
-        if rate is not None:
+        if rate is not None and any(one.asr_r for one in own):
             values["cer" if src in metrics.BY_CHARACTER else "wer"] = rate
         asked = [one for one in own if not one.named]
-        if asked:
+        if any(one.found for one in asked):
             values["found"] = 100 * sum(one.found == src for one in asked) / len(asked)
         scores.append(Score(src, "", len(own), values))
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,30 +42,40 @@ def through(translator: Translates) -> System:
     return system
 
 
-def text_alone(folder: Path) -> System:
+def text_alone(folder: Path, stuck: Callable[[Sequence[int]], bool]) -> System:
     """The language model of a ready model folder as a text translator: reference transcript in, no sound (Figure 9).
 
-    The prompt is Table II's SMT, `Text<|src|><|tgt|>`, after the beginning of sequence in place of the audio rows.
+    The prompt is Table II's SMT, `Text<|src|><|tgt|>`, after the beginning of sequence in place of the audio rows. It
+    writes as the service does, so that both can stand side by side: the same tokens, until `stuck` says of them that
+    they go round in circles.
     """
     import torch
+    from transformers import StoppingCriteriaList
 
-    from esrt.model import language_model
+    from esrt.model import checkpoint, language_model
+    from esrt.model.outputs import trim
     from esrt.model.precision import decoding_type
     from esrt.prompts import Task, parse, prompt
 
     tokenizer = language_model.load_tokenizer(folder / "llm")
     llm: Any = language_model.load_language_model(folder / "llm", decoding_type()).requires_grad_(False).eval()
-    ends = sorted({*language_model.tag_ids(tokenizer), tokenizer.eos_token_id})
+    if (outputs := checkpoint.load_outputs(folder)) is not None:
+        trim(llm, outputs)
+    ends = {*language_model.tag_ids(tokenizer), tokenizer.eos_token_id}
+    for eos in (llm.config.eos_token_id, llm.generation_config.eos_token_id):
+        ends.update(eos if isinstance(eos, Iterable) else [eos] if eos is not None else [])
 
     @torch.inference_mode()
     def translate(text: str, source: str, target: str) -> str:
         asked = tokenizer.bos_token + prompt(Task.SMT, source, target, text)
         ids = torch.tensor([tokenizer(asked, add_special_tokens=False).input_ids])
+        given = ids.shape[1]
+        stop = StoppingCriteriaList([lambda said, *_, **__: torch.tensor([stuck(said[0, given:].tolist())])])
         out = llm.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONGEST, do_sample=False,
-            eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, stopping_criteria=stop,
         )  # fmt: skip
-        said = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        said = tokenizer.decode(out[0, given:], skip_special_tokens=True)
         return parse(Task.SMT, said, source, target).translation or ""
 
     def system(clips: Sequence[Clip]) -> Iterator[Answer]:

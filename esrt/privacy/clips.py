@@ -80,7 +80,8 @@ def real(data: Path, names: Sequence[str], each: int, scored: bool) -> list[Clip
     """At most `each` clips of a speaker and language from each manifest `data`/<name>.jsonl.
 
     A row's own fields `speaker` and `sex` count first; then what is known of the corpora of `esrt data`. Whose speaker
-    is unknown is never scored, and trained on as one nameless voice of the manifest's. Raises UsageError.
+    is unknown is never scored, and trained on as one nameless voice of the manifest's. What `synthetic` speaks for the
+    score is never trained on. Raises UsageError.
     """
     found: dict[tuple[str, str], list[Clip]] = {}
     for name in names:
@@ -89,6 +90,8 @@ def real(data: Path, names: Sequence[str], each: int, scored: bool) -> list[Clip
         for row, entry in rows.values():
             voice = _voice(row, entry)
             if voice is None or row.audio.startswith(SPOKEN_ON_THE_FLY) or (scored and not voice[0]):
+                continue
+            if not scored and held_out(row.asr):
                 continue
             clip = Clip(row.audio, name, row.src, row.asr, *voice, scored)
             found.setdefault((voice[0] or name, row.src), []).append(clip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,7 @@ def run(
     found.figures["text"] = {"duration": _from_text(known)}
     scored = np.array([clip.scored for clip in known.clips])
     speakers = np.array([clip.voice for clip in known.clips], str)
+    labels = hashlib.sha256(repr(known.clips).encode()).hexdigest()[:16]
 
     @cache
     def network(view: View) -> Embed:
@@ -151,7 +153,7 @@ def run(
         return speaker.figures(first, own, semi, known.clips)
 
     for view in settings.views:
-        made_by = f"{views.made_by(view)}-{settings.epochs}.json"
+        made_by = f"{views.made_by(view)}-{labels}-{settings.epochs}.json"
         one = kept.figures(work / f"figures-{made_by}", partial(attack, view))
         other = kept.figures(work / f"linear-{made_by}", partial(attack_linearly, view))
         errors = {name for name in one if name.startswith(("ignorant", "lazy", "semi"))}
@@ -162,7 +164,7 @@ def run(
         config = ModelConfig.load(model / "config.json")
         whisper = cache(lambda: Whisper(config.encoder.weights))
         for view in settings.inverted:
-            path = work / f"sound-{views.made_by(view)}-{settings.epochs}-{settings.heard}.json"
+            path = work / f"sound-{views.made_by(view)}-{labels}-{settings.epochs}-{settings.heard}.json"
             heard = partial(_invert, view, known, prints, views, whisper, encoder, work, settings)
             made = kept.figures(path, heard)
             found.figures.setdefault(view.name, {}).update(made)

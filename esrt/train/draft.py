@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -29,7 +30,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer, quiet
-from esrt.model.manifest import whole_folder
+from esrt.model.manifest import MANIFEST, sha256, whole_folder
 from esrt.model.precision import decoding_type
 from esrt.model.qformer import QFormer
 from esrt.train.batches import Answers, answers
@@ -167,7 +168,7 @@ class Source:
     def __init__(self, plan: Plan, folder: Path, data: Path, tokenizer: Tokenizer, end: int) -> None:
         """`folder` is the ready model's, `data` has the manifests and the cached frames. Raises UsageError."""
         config = ModelConfig.load(folder / "config.json")
-        self._features = Features(data / "features", config.encoder.width)
+        self._features = Features(data / "features", config.encoder.width, config.context)
         lengths = {audio: frames for audio, (_, frames) in self._features.index.items()}
         sets = {}
         for name in plan.weights:
@@ -184,31 +185,29 @@ class Source:
         taught = {name: [clip for clip in found if not held_back(clip)] for name, found in sets.items()}
         self._sampler = Sampler(taught, dict(plan.weights), plan.seed)
         self._plan, self._tokenizer, self._end = plan, tokenizer, end
-        self._random = random.Random(plan.seed)
         self._adapter = QFormer(config.adapter, config.encoder.width).eval().requires_grad_(False)
         self._adapter.load_state_dict(checkpoint.read_state(folder / "adapter.safetensors"))
         self._projector = checkpoint.load_projector(folder)
 
     def batch(self, step: int) -> tuple[Tensor, Answers]:
         """Audio rows [b, queries, llm] and what follows them, of batch number `step`."""
-        return self.tensors(self._sampler.batch("draft", step, self._plan.batch)[0])
+        return self.tensors(self._sampler.batch("draft", step, self._plan.batch)[0], f"{self._plan.seed}/{step}")
 
     @torch.no_grad()
-    def tensors(self, found: Sequence[Clip]) -> tuple[Tensor, Answers]:
-        """The same of any clips."""
+    def tensors(self, found: Sequence[Clip], seed: str) -> tuple[Tensor, Answers]:
+        """The same of any clips; `seed` says which of their captions."""
         frames = [torch.from_numpy(self._features.get(clip.audio)).float() for clip in found]
         rows = self._adapter(pad_sequence(frames, batch_first=True), torch.tensor([len(each) for each in frames]))
-        tokenizer = self._tokenizer
+        said = [one_caption(clip, random.Random(f"{seed}/{index}")) for index, clip in enumerate(found)]
         examples = [
-            example(one_caption(clip, self._random), "caption" if clip.captions else "srt", tokenizer, self._end, True)
-            for clip in found
+            example(clip, "caption" if clip.captions else "srt", self._tokenizer, self._end, True) for clip in said
         ]
         return self._projector(rows), answers(examples)
 
     def held_back(self) -> Iterator[tuple[Tensor, Answers]]:
         """Clips that the drafter never learns from."""
         for first in range(0, len(self.back), 8):
-            yield self.tensors(self.back[first : first + 8])
+            yield self.tensors(self.back[first : first + 8], f"{self._plan.seed}/held back/{first}")
 
 
 def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
@@ -226,17 +225,21 @@ def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
         classes = torch.arange(len(teacher.get_input_embeddings().weight))
     distiller = Distiller(teacher, prune(teacher, keep), keep, classes)
     source = Source(plan, folder, data, tokenizer, int(tokenizer.eos_token_id))
-    _train(distiller, source, plan, run)
+    _train(distiller, source, plan, run, sha256(folder / MANIFEST))
     save(distiller.student, folder, run / "model", plan)
     return run / "model"
 
 
-def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
-    student = distiller.student
+def _train(distiller: Distiller, source: Source, plan: Plan, run: Path, model: str) -> None:
+    """`model` names the whole one: a checkpoint of another is not gone on with."""
+    student, of = distiller.student, json.dumps([model, *distiller.keep])
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
     at, done = run / "state.safetensors", 0
     if at.is_file():
+        with safe_open(at, "pt") as file:
+            if (file.metadata() or {}).get("of") != of:
+                raise UsageError("resume_mismatch", f"{at} is not of these layers of this model: name another --run.")
         state = load_file(at)
         done = int(state.pop("step"))
         student.load_state_dict(part(state, "student."), strict=False)
@@ -261,7 +264,7 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path) -> None:
             whole = {f"student.{name}": p.detach() for name, p in student.named_parameters() if p.requires_grad}
             for number, moments in optimizer.state_dict()["state"].items():
                 whole |= {f"optimizer.{number}.{what}": tensor for what, tensor in moments.items()}
-            save_file(whole | {"step": torch.tensor(step + 1)}, at.with_suffix(".part"))
+            save_file(whole | {"step": torch.tensor(step + 1)}, at.with_suffix(".part"), {"of": of})
             at.with_suffix(".part").replace(at)
         line = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
         with (run / "log.jsonl").open("a", encoding="utf-8") as log:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from esrt.audio.io import load
 from esrt.audio.padding import pad
 from esrt.audio.samples import Samples
 from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
-from esrt.errors import AudioError
+from esrt.errors import AudioError, UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.manifest import SPOKEN_ON_THE_FLY
@@ -25,24 +27,53 @@ _BATCH_FRAMES = 4000
 
 
 class Features:
-    """Frames of clips by audio path: float16 [t, width] each, one after the other in one file, with an index beside."""
+    """Frames of clips by audio path: float16 [t, width] each, one after the other in one file, with an index beside.
 
-    def __init__(self, folder: Path, width: int) -> None:
+    A clip whose sound has changed since counts as never encoded; one whose sound is gone stays.
+    """
+
+    def __init__(self, folder: Path, width: int, context: Literal["speech", "full"] = "speech") -> None:
+        """`context` is that of config.ModelConfig. Raises UsageError `features_differ` for another encoder's frames."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.width = width
+        self.width, self.context = width, context
         self.index: dict[str, tuple[int, int]] = {}
-        self._data, self._lines = folder / "frames.f16", folder / "index.jsonl"
+        self._folder, self._data, self._lines = folder, folder / "frames.f16", folder / "index.jsonl"
+        self._encoder = folder / "encoder.json"  # what the frames are of
         self._data.touch()
         self._lines.touch()
+        self._read()
+
+    def _read(self) -> None:
+        self.index.clear()
+        stamps: dict[str, list[int]] = {}
         # Where the next clip goes: what lies behind was left by an interrupted run, and is written over.
         self._frames = self._index_bytes = 0
         for line in self._lines.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
-            audio, start, frames = json.loads(line)
-            self.index[audio] = (start, frames)
+            audio, start, frames, *stamp = json.loads(line)
+            self.index[audio], stamps[audio] = (start, frames), stamp
             self._frames = start + frames
             self._index_bytes += len(line)
+        for audio, stamp in stamps.items():
+            if stamp and _stamp(audio) not in ([], stamp):
+                del self.index[audio]
+        if self._frames and not self._fits():
+            raise UsageError(
+                "features_differ",
+                f"{self._folder} has frames of another encoder than this one of width {self.width} and context "
+                f"{self.context!r}: move it away, or use another folder of data.",
+            )
+
+    def _fits(self) -> bool:
+        """Whether the frames are of our encoder; where no file says so, whether their size is right."""
+        if self._encoder.is_file():
+            return json.loads(self._encoder.read_text(encoding="utf-8")) == self._described()
+        behind = self._data.stat().st_size // (2 * self.width) - self._frames
+        return 0 <= behind <= WINDOW_SAMPLES // FRAME_SAMPLES  # an interrupted run leaves one clip at most
+
+    def _described(self) -> dict[str, object]:
+        return {"width": self.width, "context": self.context}
 
     def get(self, audio: str) -> np.ndarray:
         """float16 [t, width]; a KeyError names a clip that was never encoded."""
@@ -50,19 +81,29 @@ class Features:
         place = start * self.width * 2
         return np.fromfile(self._data, np.float16, frames * self.width, offset=place).reshape(frames, self.width)
 
-    def append(self, audio: str, frames: np.ndarray) -> None:
-        """Keeps the frames [t, width] of a clip; t = 0 says that it has none."""
-        line = json.dumps([audio, self._frames, len(frames)]).encode() + b"\n"
+    def append(self, audio: str, frames: np.ndarray, stamp: Sequence[int] = ()) -> None:
+        """Keeps the frames [t, width] of a clip; t = 0 says that it has none. `stamp` tells when its sound changes."""
+        line = json.dumps([audio, self._frames, len(frames), *stamp]).encode() + b"\n"
         _write_at(self._data, self._frames * self.width * 2, frames.astype(np.float16).tobytes())
         _write_at(self._lines, self._index_bytes, line)
         self.index[audio] = (self._frames, len(frames))
         self._frames += len(frames)
         self._index_bytes += len(line)
 
-    @torch.inference_mode()
     def fill(self, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there."""
-        missing = [audio for audio in dict.fromkeys(audios) if audio not in self.index]
+        """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there.
+
+        A second command that fills the same folder waits, and encodes only what the first one did not.
+        """
+        with FileLock(self._folder / ".lock"):
+            self._read()
+            beside = self._encoder.with_suffix(".part")
+            beside.write_text(json.dumps(self._described()), encoding="utf-8")
+            beside.replace(self._encoder)
+            self._fill([audio for audio in dict.fromkeys(audios) if audio not in self.index], config, encoder)
+
+    @torch.inference_mode()
+    def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
         encoder = encoder.to(torch.bfloat16).eval()
         device, mel = encoder.conv1.weight.device, LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
@@ -70,23 +111,33 @@ class Features:
             for first in range(0, len(missing), pool):
                 waves = []
                 for audio in missing[first : first + pool]:
+                    stamp = _stamp(audio)  # before it is read: a change meanwhile shows
                     samples = _load(audio)
                     if len(samples) < SHORTEST:
-                        self.append(audio, np.zeros((0, self.width)))
+                        self.append(audio, np.zeros((0, self.width)), stamp)
                     else:
-                        waves.append((audio, pad(samples, config.context)))
+                        waves.append((audio, stamp, pad(samples, self.context)))
                 bar.update(min(pool, len(missing) - first) - len(waves))
-                waves.sort(key=lambda entry: len(entry[1]))
+                waves.sort(key=lambda entry: len(entry[2]))
                 while waves:
-                    size = max(1, min(len(waves), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[-1][1])))
+                    size = max(1, min(len(waves), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[-1][2])))
                     batch, waves = waves[-size:], waves[:-size]
-                    lengths = torch.tensor([len(wave) // FRAME_SAMPLES for _, wave in batch])
-                    mels = [mel(torch.from_numpy(wave)[None])[0].T for _, wave in batch]
+                    lengths = torch.tensor([len(wave) // FRAME_SAMPLES for _, _, wave in batch])
+                    mels = [mel(torch.from_numpy(wave)[None])[0].T for _, _, wave in batch]
                     padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
                     frames = encoder(padded.to(device, torch.bfloat16), lengths.to(device)).float().cpu().numpy()
-                    for (audio, _), length, rows in zip(batch, lengths.tolist(), frames, strict=True):
-                        self.append(audio, rows[:length])
+                    for (audio, stamp, _), length, rows in zip(batch, lengths.tolist(), frames, strict=True):
+                        self.append(audio, rows[:length], stamp)
                     bar.update(size)
+
+
+def _stamp(audio: str) -> list[int]:
+    """Size and time of a sound file; nothing of one that is gone, or that is spoken anew from its recipe."""
+    try:
+        found = Path(audio).stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _load(audio: str) -> Samples:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from esrt import hub
 from esrt.config import PRESETS, ModelConfig
-from esrt.errors import ModelError
+from esrt.errors import ModelError, UsageError
 from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
 from esrt.model.outputs import spelling
@@ -60,26 +60,44 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def vocabularies(
-    path: Path, rows: Sequence[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int]
-) -> tuple[list[int], list[int]]:
-    """Sorted ids of the Whisper and LLM tokens in the texts (and `special`), kept in `path` for a resumed run."""
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["whisper"], found["llm"]
+    path: Path, rows: Sequence[Row], tokenizer: Tokenizer, whisper: Tokenizer, special: list[int],
+    heard: Sequence[Row] = (),
+) -> tuple[list[int], list[int]]:  # fmt: skip
+    """Sorted ids of the Whisper and LLM tokens in the texts (and `special`), kept in `path` for a resumed run.
+
+    A checkpoint has a row for each of Whisper's, so those stay as they were; the LLM's are added to. Raises UsageError
+    `new_words` where `heard`, the rows that stages ask for Whisper's tokens, have others.
+    """
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     texts = {(row.asr, row.s2tt) for row in rows}
     spoken, written = {asr for asr, _ in texts}, {s2tt for _, s2tt in texts}
     written |= {caption for row in rows for caption in row.caption}
-    by_whisper = sorted({token for text in spoken for token in token_ids(whisper, plain(text))})
-    by_llm = sorted({token for text in spoken | written for token in token_ids(tokenizer, text)} | set(special))
-    path.write_text(json.dumps({"whisper": by_whisper, "llm": by_llm}), encoding="utf-8")
-    return by_whisper, by_llm
+    by_llm = {token for text in spoken | written for token in token_ids(tokenizer, text)} | set(special)
+    if found is None:
+        by_whisper = sorted({token for text in spoken for token in token_ids(whisper, plain(text))})
+    else:
+        by_whisper = found["whisper"]
+        by_llm |= set(found["llm"])
+        said = {plain(row.asr) for row in heard}
+        if not {token for text in said for token in token_ids(whisper, text)} <= set(by_whisper):
+            raise UsageError(
+                "new_words",
+                f"The manifests have words that they had not when the run in {path.parent} began: use another --run, "
+                "or name a later --stage.",
+            )
+    made = {"whisper": by_whisper, "llm": sorted(by_llm)}
+    if made != found:
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(made), encoding="utf-8")
+        beside.replace(path)
+    return made["whisper"], made["llm"]
 
 
 def cached_frames(
     folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
 ) -> Features:
     """The cache of frames in `folder`, with all of `audios` in it."""
-    features = Features(folder, config.encoder.width)
+    features = Features(folder, config.encoder.width, config.context)
     if any(audio not in features.index for audio in audios):
         encoder = WhisperEncoder(config.encoder)
         encoder.load_state_dict(part(whisper, "encoder."))
@@ -128,11 +146,13 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     tokenizer = load_tokenizer(llm_folder)
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
     every = [row for found in rows.values() for row in found]
+    asked = {n for s in recipe.stages if s.objective == "ctc-whisper" for n in s.weights or recipe.weights}
+    heard = [row for name in sorted(asked) for row in rows[name]]
     # The main process writes what all of them read.
     with accelerator.main_process_first():
         device = accelerator.device
         features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
-        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [end])
+        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [end], heard)
     outputs = sorted({*by_llm, *tags, *spelling(tokenizer.get_vocab())})
     known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}

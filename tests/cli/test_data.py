@@ -17,6 +17,7 @@ from esrt.train.features import _load
 from esrt.train.manifest import check, held_out, read_manifest
 from esrt.train.sources import asterisk
 from tests.train import corpora
+from tests.train.test_captions import mer
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 Esrt = Callable[..., str]
@@ -103,6 +104,14 @@ def test_a_speech_folder_and_the_check(
     assert said == ["data/deep/speech-folder.jsonl:", "4", "rows,", "2", "clips", "deu", "2", "deu", "->", "eng", "2"]
     (tmp_path / "mine/b.wav").unlink()
     assert "speech-folder.jsonl, line 3: there is no file" in refused("check", "data/deep/speech-folder.jsonl")
+
+
+def test_mer2024_in_a_relative_folder(tmp_path: Path, esrt: Esrt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    mer(tmp_path / "theirs")
+    esrt("mer2024", "theirs", "--out", "data")
+    assert len(check(tmp_path / "data/mer2024.jsonl")) == 2
 
 
 def packages(root: Path) -> Path:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from esrt.cli.main import main
 from esrt.evaluate import results
-from tests.evaluate.conftest import made
+from esrt.evaluate.run import Answer, System
+from tests.evaluate.conftest import Make, made
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -61,6 +63,32 @@ def test_a_real_model(run: Run, model: Path, examples: Path, tmp_path: Path) -> 
     again = run(*command)
     assert again.stdout.startswith("0 results of 0 clips") and "3 were there before" in again.stdout
     refused(run(*command, "--name-source"), "resume_mismatch")
+
+
+@pytest.mark.parametrize("kind", ["model", "text"])
+def test_a_model_that_was_trained_anew_does_not_go_on(
+    kind: str, manifest: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out.jsonl"
+    folder.mkdir()
+    (folder / "MANIFEST.json").write_text("as it was")
+
+    def system(*_: object) -> System:
+        return lambda clips: (Answer("fra", "a", dict.fromkeys(clip.targets, "b")) for clip in clips)
+
+    monkeypatch.setattr("esrt.translator.prepare", Path)
+    monkeypatch.setattr("esrt.cli.evaluate._system", system)
+    command = ["evaluate", "run", str(manifest([("a", "fra", "eng")])), "--out", str(out), f"--{kind}", str(folder)]
+    assert main(command) == 0
+    assert main(command) == 0 and "1 were there before" in capsys.readouterr().out
+    beside = tmp_path / "out.jsonl.run.json"
+    told = beside.read_text()
+    before = {name: value for name, value in json.loads(told).items() if name != "manifest"}
+    beside.write_text(json.dumps(before, sort_keys=True) + "\n")  # as it was written before it told of the files
+    assert main(command) == 2 and "[resume_mismatch]" in capsys.readouterr().err
+    beside.write_text(told)
+    (folder / "MANIFEST.json").write_text("trained anew")
+    assert main(command) == 2 and "[resume_mismatch]" in capsys.readouterr().err
 
 
 def test_scores_comparison_and_report(run: Run, answered: tuple[Path, Path], tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_a_named_source_is_not_found() -> None:
     assert transcripts.values == {"cer": 100.0} and direction.tgt == "eng"
 
 
+def test_what_a_system_never_says_is_not_scored() -> None:
+    silent = made(1, "fra", "eng", "un chat", "", "a cat", "a cat", found=None)
+    [_, transcripts] = scores.of([silent], {"bleu"})
+    assert (transcripts.rows, transcripts.values) == (1, {})
+    speaking = made(2, "fra", "eng", "un chat", "un chat", "a cat", "a cat")
+    [_, transcripts] = scores.of([silent, speaking], {"bleu"})
+    assert transcripts.values == {"wer": 50.0, "found": 50.0}
+
+
 @pytest.mark.parametrize("content", ["", "src,tgt,rows\nfra,eng,many\n", "id,text\n1,2\n"])
 def test_files_that_hold_no_scores(tmp_path: Path, content: str) -> None:
     (tmp_path / "scores.csv").write_text(content)

@@ -61,6 +61,15 @@ def test_each_clip_is_asked_once_for_all_its_targets(manifest: Make, tmp_path: P
     assert [found.found for found in results.read(out)] == ["ita"] * 5
 
 
+def test_captions_are_left_out(manifest: Make, tmp_path: Path) -> None:
+    path, system = manifest(ROWS), Recorder()
+    captions = {"id": "a", "audio": "a.wav", "src": "fra", "tgt": "spa", "asr": "a said", "s2tt": "", "caption": "Low."}
+    with path.open("a") as file:
+        file.write(json.dumps(captions) + "\n")
+    assert go(path, tmp_path / "out.jsonl", system).results == 5
+    assert [clip.targets for clip in system.asked] == [("eng", "deu"), ("eng",), ("eng",)]
+
+
 def test_a_named_source(manifest: Make, tmp_path: Path) -> None:
     system, out = Recorder(), tmp_path / "out.jsonl"
     go(manifest(ROWS), out, system, named=True)

@@ -8,16 +8,19 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from esrt.audio.io import load
+from esrt.bench.privacy import quality
 from esrt.edge.encoder import Encoder
 from esrt.errors import UsageError
 from esrt.model import checkpoint, voiceprint
 from esrt.privacy import clips
-from esrt.train.manifest import Row, read_manifest
+from esrt.privacy.views import View
+from esrt.train.manifest import Row, held_out, read_manifest
 from esrt.train.sources import synth
 from esrt.train.sources.synth import write_wav
 
@@ -71,6 +74,17 @@ def test_real_voices_are_those_that_are_known(data: Path) -> None:
     assert clips._voice(scored_row("other-1"), {}) == ("", "")
 
 
+def test_sentences_of_the_score_are_not_trained_on(tmp_path: Path) -> None:
+    held, free = (next(t for n in range(99) if held_out(t := f"sentence {n}") is part) for part in (True, False))
+    rows = [
+        {"id": text, "audio": f"{text}.wav", "src": "eng", "tgt": "", "asr": text, "s2tt": "", "speaker": "somebody"}
+        for text in (held, free)
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = [{clip.transcript for clip in clips.real(tmp_path, ["m"], 4, scored)} for scored in (False, True)]
+    assert found == [{free}, {held, free}]
+
+
 def scored_row(name: str) -> Row:
     return Row(name, "a.wav", "eng", "", "", "")
 
@@ -80,6 +94,7 @@ def test_an_audit_from_end_to_end(run: Run, data: Path, model: Path, tmp_path: P
         voiceprint.load()
     except UsageError as error:
         pytest.skip(str(error))
+    data = shutil.copytree(data, tmp_path / "data")
     command = [
         "audit", "--data", data, "--manifest", "texts", "--test", "real", "--model", model, "--work", tmp_path / "work",
         "--speakers", 4, "--scored", 4, "--each", 4, "--epochs", 2, "--heard", 2, "--codec", "audio,rvq8+shift",
@@ -98,6 +113,41 @@ def test_an_audit_from_end_to_end(run: Run, data: Path, model: Path, tmp_path: P
     assert len(list((tmp_path / "work" / "sounds").glob("*-rvq8+shift.wav"))) == 2
     again = run(*command)  # from what is kept
     assert again.stdout == done.stdout and "attacking" not in again.stderr
+    lines = (data / "real.jsonl").read_text()
+    (data / "real.jsonl").write_text(lines.replace('french", "sex": "f"', 'french", "sex": "m"'))
+    assert "attacking" in run(*command).stderr, "a corrected label"
+
+
+def test_translations_are_those_of_a_model_and_its_sounds(
+    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "model", list[str]()
+    folder.mkdir()
+    (folder / "MANIFEST.json").write_text("one language model")
+    shutil.copy(examples / "spanish.flac", tmp_path / "a.flac")
+    row = {"id": "a", "audio": "a.flac", "src": "spa", "tgt": "eng", "asr": "por favor otra vez", "s2tt": "again"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+
+    def translate(*_: object, codec: str) -> SimpleNamespace:
+        asked.append(codec)
+        return SimpleNamespace(translations={"eng": "again"})
+
+    monkeypatch.setattr("esrt.bench.privacy.load_service", lambda _: None)
+    monkeypatch.setattr("esrt.bench.privacy.Encoder", lambda _: SimpleNamespace(codecs=[]))
+    # Both language models are behind one edge half.
+    monkeypatch.setattr("esrt.bench.privacy.fingerprint", lambda _: bytes(8))
+    monkeypatch.setattr("esrt.bench.training.score.Searching", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("esrt.edge.pipeline.translate", translate)
+
+    def times() -> int:
+        quality(tmp_path, ["test"], [View("bf16")], folder, None, tmp_path / "work", 1)
+        return len(asked)
+
+    assert (times(), times()) == (1, 1)
+    (folder / "MANIFEST.json").write_text("another language model")
+    assert times() == 2
+    shutil.copy(examples / "french.flac", tmp_path / "a.flac")
+    assert times() == 3
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,22 @@ def test_rows_are_those_of_the_frames_and_kept(model: Path, examples: Path, tmp_
         made(View("bf16", ("adversary",)))
 
 
+def test_figures_are_those_of_their_models(tmp_path: Path) -> None:
+    for name in ("one", "two", "hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MANIFEST.json").write_text(name)
+
+    def made_by(model: str, view: View) -> str:
+        return Views([np.zeros(9, np.float32)], tmp_path / model, tmp_path / "hidden", tmp_path, 0).made_by(view)
+
+    adversary = View("rvq8", ("adversary",))
+    assert made_by("one", adversary) != made_by("two", adversary), "the ignorant attacker has trained on the plain one"
+    assert made_by("one", View("audio")) == made_by("two", View("audio"))
+    before = made_by("one", View("rvq8"))
+    (tmp_path / "one" / "MANIFEST.json").write_text("trained anew")
+    assert made_by("one", View("rvq8")) != before
+
+
 def test_the_encoder_hears_no_level_and_protects_when_told(model: Path, examples: Path) -> None:
     """Whisper's log-mel is relative to a clip's loudest sound: gain hides what rows do not have."""
     sound = load(examples / "french.flac")[:32000]

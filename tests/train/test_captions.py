@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from esrt import prompts
+from esrt.bench.training import score
 from esrt.errors import UsageError
 from esrt.prompts import Task
 from esrt.train import parallel
@@ -23,7 +24,7 @@ from esrt.train.manifest import Row, read_manifest, write_manifest
 from esrt.train.network import told_loss
 from esrt.train.recipes import Stage
 from esrt.train.sampler import Clip, Sampler, clips
-from esrt.train.sources import mer2024, prosody
+from esrt.train.sources import mer2024, prosody, texts
 from tests.train.conftest import END, FRAME_WIDTH, RECIPE, Letters, tiny_llm, tiny_network, vocabularies
 
 
@@ -61,6 +62,18 @@ def test_a_manifest_keeps_captions(tmp_path: Path) -> None:
     found = {clip.audio[-5]: clip for clip in clips(rows, dict.fromkeys((row.audio for row in rows), 50))}
     assert found["a"].captions == (("eng", ("Low.", "A low voice.")),) and found["a"].translations == ()
     assert found["b"].translations == (("deu", "Hallo."),) and found["b"].captions == (("deu", ("Tief.",)),)
+
+
+def test_captions_are_no_translations(tmp_path: Path) -> None:
+    audio, said = str(tmp_path / "a.wav"), "It is fine weather."
+    rows = [
+        Row("a", audio, "eng", "deu", said, "Es ist schönes Wetter."),
+        Row("a", audio, "eng", "eng", said, "", ("Low.",)),
+        Row("a", audio, "eng", "cmn", said, "", ("低。",)),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert texts.read(tmp_path / "m.jsonl", {"eng"}) == [{"eng": said, "deu": "Es ist schönes Wetter."}]
+    assert score.choose(rows, 1)["eng"][0].references == {"deu": "Es ist schönes Wetter."}
 
 
 @pytest.mark.parametrize("caption", [7, [""], ["a", None], {"eng": "a"}, "a\0"])

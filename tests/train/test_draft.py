@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,10 +88,11 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCa
         def held_back(self) -> Iterator[tuple[torch.Tensor, Answers]]:
             yield self.batch(99)
 
-    def train(steps: int, run: Path) -> dict[str, torch.Tensor]:
+    def train(steps: int, run: Path, keep: Sequence[int] = (0, 5), model: str = "whole") -> dict[str, torch.Tensor]:
         run.mkdir(exist_ok=True)
-        distiller = Distiller(whole, prune(whole, [0, 5]), [0, 5], torch.arange(300))
-        _train(distiller, Two(), Plan(2, ("deu",), {}, steps, warmup=1, rate=1e-3), run)  # type: ignore[arg-type]
+        distiller = Distiller(whole, prune(whole, keep), keep, torch.arange(300))
+        plan = Plan(2, ("deu",), {}, steps, warmup=1, rate=1e-3)
+        _train(distiller, Two(), plan, run, model)  # type: ignore[arg-type]
         return {name: p.detach() for name, p in distiller.student.named_parameters() if p.requires_grad}
 
     train(2, tmp_path / "a")
@@ -100,3 +101,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCa
     # Steps 3 and 4 from the checkpoint, and once more from a copy of it: the moments of the optimiser came along.
     assert all(torch.equal(done[name], tensor) for name, tensor in train(4, tmp_path / "b").items())
     assert (tmp_path / "a" / "log.jsonl").read_text().count('"step": 4') == 1
+    for keep, model in (((0, 3), "whole"), ((0, 5), "another")):
+        with pytest.raises(UsageError) as refused:
+            train(6, tmp_path / "b", keep, model)
+        assert refused.value.code == "resume_mismatch"

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from esrt import hub
 from esrt.decoding import drafter
 from esrt.errors import UsageError
 from esrt.model import checkpoint
-from esrt.train.draft import Plan, make
+from esrt.model.language_model import load_tokenizer
+from esrt.train.draft import Plan, Source, make
 from esrt.train.features import Features
 from esrt.train.manifest import Row, write_manifest
 from esrt.wire.codecs import encode
@@ -53,3 +55,23 @@ def test_clips_without_frames(whole: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         make(str(whole[0]), PLAN, tmp_path, tmp_path / "run")
     assert caught.value.code == "no_features"
+
+
+def test_a_run_that_goes_on_draws_the_same_captions(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    ready, _ = whole
+    dice, features = np.random.default_rng(0), Features(tmp_path / "features", tiny.WIDTH)
+    captions, rows = tuple("a" * length for length in range(1, 30)), []
+    for number in range(120):
+        audio = str(tmp_path / f"{number}.wav")
+        features.append(audio, dice.standard_normal((20, tiny.WIDTH)))
+        rows.append(Row(str(number), audio, "eng", "eng", "a reference", "", captions))
+    write_manifest(tmp_path / "clips.jsonl", rows)
+
+    def source() -> Source:
+        return Source(PLAN, ready, tmp_path, load_tokenizer(ready / "llm"), 1)
+
+    through, resumed = source(), source()
+    before = [through.batch(step)[1].ids for step in range(3)]
+    held = [answers.ids for _, answers in resumed.held_back()]
+    assert held and torch.equal(resumed.batch(2)[1].ids, before[2])
+    assert all(torch.equal(one.ids, ids) for (_, one), ids in zip(resumed.held_back(), held, strict=True))

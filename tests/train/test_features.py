@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from esrt.audio.padding import pad
 from esrt.config import FRAME_SAMPLES, PRESETS, SAMPLE_RATE, EncoderConfig
+from esrt.errors import UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.features import Features
@@ -50,3 +52,57 @@ def test_a_second_call_encodes_nothing(tmp_path: Path, recordings: list[str], mo
     Features(tmp_path / "features", 32).fill(recordings[:3], CONFIG, encoder)
     monkeypatch.setattr(encoder, "forward", lambda *_: pytest.fail("encoded again"))
     Features(tmp_path / "features", 32).fill(recordings[:3], CONFIG, encoder)
+
+
+def test_a_sound_that_changed_is_encoded_again(tmp_path: Path, recordings: list[str]) -> None:
+    encoder, folder = WhisperEncoder(CONFIG.encoder).eval(), tmp_path / "features"
+    first = Features(folder, 32)
+    first.fill(recordings[:3], CONFIG, encoder)
+    first.append(recordings[3], np.ones((4, 32)))  # as lines were before they told of the sound
+    kept = first.get(recordings[1])
+    Path(recordings[1]).unlink()
+    write_wav(Path(recordings[0]), np.full(2 * SAMPLE_RATE, 0.1, np.float32))
+    changed = Features(folder, 32)
+    assert set(changed.index) == set(recordings[1:])
+    changed.fill(recordings, CONFIG, encoder)
+    again = Features(folder, 32)
+    assert again.index[recordings[0]][1] == 125 and len(again.get(recordings[0])) == 125
+    assert np.array_equal(again.get(recordings[1]), kept) and (again.get(recordings[3]) == 1).all()
+
+
+def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[str]) -> None:
+    folder = tmp_path / "features"
+    Features(folder, 64, "full")  # nothing is there yet
+    Features(folder, 32).fill(recordings[:2], CONFIG, WhisperEncoder(CONFIG.encoder))
+    for width in (64, 4):
+        with pytest.raises(UsageError, match="another encoder"):
+            Features(folder, width)
+    with pytest.raises(UsageError) as refused:
+        Features(folder, 32, "full")
+    assert refused.value.code == "features_differ"
+    (folder / "encoder.json").unlink()  # a folder of before there was one
+    assert set(Features(folder, 32, "full").index) == set(recordings[:2])
+    for width in (64, 4):
+        with pytest.raises(UsageError, match="another encoder"):
+            Features(folder, width)
+
+
+def test_two_commands_fill_one_folder_in_turns(
+    tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, folder = WhisperEncoder(CONFIG.encoder).eval(), tmp_path / "features"
+    forward = encoder.forward
+
+    def locked(mel: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(Timeout):
+            FileLock(folder / ".lock").acquire(timeout=0)
+        return forward(mel, lengths)
+
+    monkeypatch.setattr(encoder, "forward", locked)
+    one, other = Features(folder, 32), Features(folder, 32)
+    one.fill(recordings[:1], CONFIG, encoder)
+    first = one.get(recordings[0])
+    other.fill(recordings[1:2], CONFIG, encoder)
+    found = Features(folder, 32)
+    assert set(found.index) == set(recordings[:2])
+    assert np.array_equal(found.get(recordings[0]), first) and len(found.get(recordings[1])) == 225

@@ -68,7 +68,7 @@ def choose(rows: Sequence[Row], each: int) -> dict[str, list[Clip]]:
     for row in rows:
         if len(row.asr.split()) >= WORDS:
             clip = found.setdefault(row.audio, Clip(row.audio, row.src, row.asr, {}))
-            if row.tgt:
+            if row.s2tt:
                 clip.references[row.tgt] = row.s2tt
     by_source: dict[str, list[Clip]] = {}
     for clip in found.values():

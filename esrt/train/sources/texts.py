@@ -43,6 +43,6 @@ def _said(path: Path) -> list[dict[str, str]]:
     by_audio: dict[str, dict[str, str]] = {}
     for row in read_manifest(path):
         texts = by_audio.setdefault(row.audio, {row.src: row.asr})
-        if row.tgt:
+        if row.s2tt:
             texts[row.tgt] = row.s2tt
     return list({tuple(sorted(texts.items())): texts for texts in by_audio.values()}.values())
