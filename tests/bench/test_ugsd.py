@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from esrt.bench.ugsd.__main__ import PAGE, SECTIONS, main
 from esrt.bench.ugsd.captions import heard
 from esrt.bench.ugsd.curve import Point, closed, goal, series
-from esrt.bench.ugsd.latency import LINKS
+from esrt.bench.ugsd.latency import LINKS, _unseen
 from esrt.bench.ugsd.link import Conditions
 from esrt.bench.ugsd.runs import Outcome, Task, chrf, drafted, same, split
 from esrt.bench.ugsd.translation import about
@@ -19,6 +20,7 @@ from esrt.decoding.drafter import Drafter
 from esrt.decoding.ugsd import Settings
 from esrt.train.manifest import Row
 from esrt.train.sources import prosody
+from esrt.wire.frame import read
 from tests.cloud.conftest import Server, frame_bytes
 from tests.decoding.conftest import _one_thread, llm, make_drafter, make_service, serve, server, talking, tokenizer
 
@@ -43,6 +45,19 @@ def test_both_ways_over_one_link(server: Server, make_drafter: Callable[..., Dra
         assert all(0 < first <= whole for first, whole in zip(out.first, out.seconds, strict=True))
     # A round trip for the features of each clip and for each check, at the least.
     assert sum(checked.seconds) > 0.01 * (3 + checked.drafting.round_trips)
+
+
+def test_a_clip_that_the_cloud_has_not_seen() -> None:
+    """One value differs, by one step, and another one each time."""
+    task = Task(frame_bytes(12), ["deu"], {"deu": ["Guten Morgen."]})
+    before = read(task.frame, cap=1 << 20)
+    frames = [read(_unseen([task], number)[0].frame, cap=1 << 20) for number in range(3)]
+    assert len({before.id, *(frame.id for frame in frames)}) == 4
+    values = np.frombuffer(before.payload, np.int8).astype(int)
+    for number, frame in enumerate(frames):
+        moved = np.frombuffer(frame.payload, np.int8).astype(int) - values
+        assert np.flatnonzero(moved).tolist() == [number] and abs(moved[number]) == 1
+        assert moved.min() >= -1 and -128 not in np.frombuffer(frame.payload, np.int8)
 
 
 def test_the_page_has_every_section() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from esrt.bench.chart import line_chart
 from esrt.bench.cloud import clients, setting
-from esrt.bench.cloud.clients import Load, Outcome
+from esrt.bench.cloud.clients import Job, Load, Outcome
 from esrt.bench.page import machine, table
 
 SHARES = (50, 95, 99)
@@ -66,13 +66,17 @@ def run(args: argparse.Namespace) -> str:
     """The section: each kind of arrival in turn, on one server."""
     with setting.servers(args) as servers:
         ((engine, server),) = servers.items()
-        frames = setting.frames(args, args.clients)
-        clients.drive(server, clients.closed(server.url, clients.jobs(frames, args.clients, 1), args.clients))  # warm
-        each = clients.jobs(frames, args.requests, args.targets)
+        frames = iter(setting.frames(args, args.clients + (2 + len(args.rate)) * args.requests))
+
+        def jobs(count: int, targets: int) -> list[Job]:
+            return clients.jobs([next(frames) for _ in range(count)], count, targets)
+
+        clients.drive(server, clients.closed(server.url, jobs(args.clients, 1), args.clients))  # warm
+        count, targets = args.requests, args.targets
         work: dict[str, Coroutine[Any, Any, list[Outcome]]] = {
-            f"{args.clients} in a circle": clients.closed(server.url, each, args.clients),
-            **{f"Poisson, {rate:g}/s": clients.poisson(server.url, each, rate) for rate in args.rate},
-            f"{args.requests} at once": clients.burst(server.url, each),
+            f"{args.clients} in a circle": clients.closed(server.url, jobs(count, targets), args.clients),
+            **{f"Poisson, {rate:g}/s": clients.poisson(server.url, jobs(count, targets), rate) for rate in args.rate},
+            f"{args.requests} at once": clients.burst(server.url, jobs(count, targets)),
         }
         loads = {name: clients.drive(server, asking) for name, asking in work.items()}
     picture = args.page.with_name("cloud-load.svg")
@@ -81,9 +85,9 @@ def run(args: argparse.Namespace) -> str:
         [
             report(loads),
             f"![Share of the answers that had come after so many seconds]({picture.name})",
-            f"`{engine}` engine, {args.requests} requests of each kind, each for a transcript and {args.targets} "
-            "translation(s), over a connection of its own and as a stream of events. In a circle: each client asks "
-            "again when it has its answer. Cores and MB are the server's, processor time by the clock and memory "
-            f"afterwards. Clients and server share {machine()}.",
+            f"`{engine}` engine, {args.requests} requests of each kind, each of a piece of sound of its own, for a "
+            f"transcript and {args.targets} translation(s), over a connection of its own and as a stream of events. In "
+            "a circle: each client asks again when it has its answer. Cores and MB are the server's, processor time by "
+            f"the clock and memory afterwards. Clients and server share {machine()}.",
         ]
     )
