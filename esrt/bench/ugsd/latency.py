@@ -55,7 +55,7 @@ def run(model: str, draft: str, manifest: Path, clips: int, to: Sequence[str], g
     return "\n\n".join(
         [
             f"{len(every)} clips, medians, without encoding, which is the same for all; rank 1. In each row of the "
-            "table one value of a clip is a step of int8 nearer to zero, so that the cloud has not seen the clip before. "
+            "table one value of a clip is a step of int8 nearer to zero, so that the cloud has not seen the clip. "
             "Device and cloud share this machine's cores, with whatever else ran. "
             f"The drafter: {about(folder)} {machine()}.",
             table(head, rows),
