@@ -362,4 +362,4 @@ def test_from_python(
             next(translator.segments(talk[SAMPLE_RATE:], to=["deu"], done=found[:1]))
         with pytest.warns(UserWarning, match="is damaged") as told:
             assert translator.transcribe(_damaged_mp3(tmp_path / "talk.mp3", talk)).transcript
-        assert len(told) == 1
+        assert sum("is damaged" in str(one.message) for one in told) == 1
