@@ -24,9 +24,10 @@ from esrt.edge.encoder import Encoder
 from esrt.evaluate.metrics import compare
 from esrt.hub import resolve
 from esrt.model.checkpoint import fingerprint
+from esrt.model.manifest import identity
 from esrt.privacy import kept, report
 from esrt.privacy.run import Findings, Settings, run
-from esrt.privacy.views import View, named
+from esrt.privacy.views import View
 from esrt.train.manifest import read_manifest
 from esrt.wire.frame import Frame
 
@@ -115,7 +116,7 @@ def quality(
                 with ThreadPoolExecutor(score.BATCH) as pool:
                     return list(tqdm(pool.map(translate, clips), total=len(clips), disable=None))
 
-            path = work / f"texts-{view.name}-{named(model)}-{key}.json"
+            path = work / f"texts-{view.name}-{identity(model)}-{key}.json"
             said[view.name] = kept.text(path, all_of_them)
     finally:
         for service in services.values():

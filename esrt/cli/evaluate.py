@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from esrt import languages
 from esrt.cli import common, speech
 from esrt.errors import UsageError
-from esrt.model.manifest import MANIFEST, sha256
+from esrt.model.manifest import identity
 from esrt.wire.codecs import CODECS
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
     used = {"whisper": ["mt"], "openai": ["openai_model"], "cloud": ["codec"], "model": ["codec"]}.get(kind, [])
     made_by.update({name: getattr(args, name) for name in used if getattr(args, name)})
     if kind in ("model", "text"):  # what is trained anew in the same folder is another model
-        made_by["manifest"] = sha256(prepare(made_by[kind]) / MANIFEST)[:12]
+        made_by["manifest"] = identity(prepare(made_by[kind]))
     try:
         with ExitStack() as opened:
             done = run.run(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.languages import CORE
 from esrt.model import checkpoint
-from esrt.model.language_model import load_language_model, load_tokenizer
+from esrt.model.language_model import eos_ids, load_language_model, load_tokenizer
 from esrt.model.outputs import trim
 from esrt.model.precision import decoding_type
 from esrt.wire.schemas import ModelCard
@@ -48,7 +47,7 @@ def start_transformers(folder: Path) -> Engine:
     llm = load_language_model(folder / "llm", decoding_type()).requires_grad_(False).eval()
     if (ids := checkpoint.load_outputs(folder)) is not None:
         trim(llm, ids)
-    return TransformersEngine(llm, _eos_ids(llm))
+    return TransformersEngine(llm, eos_ids(llm))
 
 
 def load_service(folder: Path, start: Start = start_transformers) -> Service:
@@ -90,11 +89,3 @@ def load_card(folder: Path, edge: EdgeFiles) -> ModelCard:
 
 def _config(folder: Path) -> ModelConfig:
     return ModelConfig.load(folder / "config.json")
-
-
-def _eos_ids(llm: Any) -> set[int]:
-    found: set[int] = set()
-    for ids in (llm.config.eos_token_id, llm.generation_config.eos_token_id):
-        if ids is not None:
-            found.update(ids if isinstance(ids, Iterable) else [ids])
-    return found

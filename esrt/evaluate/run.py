@@ -82,9 +82,7 @@ def run(
     rows = [
         row
         for row in check(manifest)
-        if (sources is None or row.src in sources)
-        and (targets is None or row.tgt in targets)
-        and (row.s2tt or not row.tgt)
+        if (sources is None or row.src in sources) and (targets is None or row.tgt in targets) and not row.captioned
     ]
     if not rows:
         raise UsageError("no_rows", f"{manifest} has no transcript or translation in these languages: choose others.")

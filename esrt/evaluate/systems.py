@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,9 +61,7 @@ def text_alone(folder: Path, stuck: Callable[[Sequence[int]], bool]) -> System:
     llm: Any = language_model.load_language_model(folder / "llm", decoding_type()).requires_grad_(False).eval()
     if (outputs := checkpoint.load_outputs(folder)) is not None:
         trim(llm, outputs)
-    ends = {*language_model.tag_ids(tokenizer), tokenizer.eos_token_id}
-    for eos in (llm.config.eos_token_id, llm.generation_config.eos_token_id):
-        ends.update(eos if isinstance(eos, Iterable) else [eos] if eos is not None else [])
+    ends = {*language_model.tag_ids(tokenizer), tokenizer.eos_token_id, *language_model.eos_ids(llm)}
 
     @torch.inference_mode()
     def translate(text: str, source: str, target: str) -> str:

@@ -60,7 +60,7 @@ def choose(manifest: Path, languages: Sequence[str], each: int) -> list[Item]:
     rows = [
         row
         for row in read_manifest(manifest)
-        if row.src in languages and len(row.asr.split()) >= WORDS and (row.s2tt or not row.tgt)  # a caption is neither
+        if row.src in languages and len(row.asr.split()) >= WORDS and not row.captioned
     ]
     audios: dict[str, list[str]] = {}
     for row in rows:

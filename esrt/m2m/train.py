@@ -24,7 +24,7 @@ from esrt.m2m.network import Losses, Network
 from esrt.m2m.offline import encoder_shape, speech_encoder
 from esrt.m2m.prune import Size, prune
 from esrt.m2m.recipes import Recipe, Stage
-from esrt.model.manifest import MANIFEST, sha256
+from esrt.model import manifest
 from esrt.train import checkpoint, parallel
 from esrt.train.features import Features
 from esrt.train.loop import rate
@@ -171,7 +171,8 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     at = checkpoint.place(folder)
     accelerator = parallel.start(recipe, folder, None if at is None else at.bf16)
-    _divisible(recipe, accelerator)
+    for stage in recipe.stages:
+        parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
     torch.manual_seed(recipe.seed)
     model = None if start is None else load(start)
     _same_run(folder, at, recipe, start, size, accelerator.is_main_process)
@@ -206,17 +207,6 @@ def build(
     return Trainer(recipe, model, Network(model, recipe, teacher), batches, accelerator, folder)
 
 
-def _divisible(recipe: Recipe, accelerator: Accelerator) -> None:
-    count = accelerator.num_processes * accelerator.gradient_accumulation_steps
-    for stage in recipe.stages:
-        if stage.batch % count:
-            raise UsageError(
-                "batch_not_divisible",
-                f"Stage {stage.name} has batches of {stage.batch} clips, which cannot be cut into {count} equal parts "
-                "(processes times accumulation): change one of them.",
-            )
-
-
 def _same_run(
     folder: Path, at: checkpoint.Place | None, recipe: Recipe, start: Path | None, size: Size | None, main: bool
 ) -> None:
@@ -226,7 +216,7 @@ def _same_run(
     """
     of = {
         "recipe": recipe.name,
-        "start": None if start is None else sha256(start / MANIFEST),
+        "start": None if start is None else manifest.identity(start),
         "size": None if size is None else asdict(size),
     }
     said, beside = json.dumps(of) + "\n", folder / RUN

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,15 @@ def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Sequence[str] = TAGS) -> l
 
 
 @torch.no_grad()
+def eos_ids(llm: Gemma3ForCausalLM) -> set[int]:
+    """The tokens that end a text, as the model and its settings for generation say."""
+    found: set[int] = set()
+    for ids in (llm.config.eos_token_id, llm.generation_config.eos_token_id):
+        if ids is not None:
+            found.update(ids if isinstance(ids, Iterable) else [ids])
+    return found
+
+
 def first_tag_rows(llm: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """What the tags' embedding rows begin as: the mean of the rows of the language's English name.
 

@@ -20,7 +20,7 @@ from esrt.audio.samples import Samples
 from esrt.edge.encoder import Encoder
 from esrt.errors import UsageError
 from esrt.model.checkpoint import load_tables
-from esrt.model.manifest import MANIFEST, sha256
+from esrt.model.manifest import identity
 from esrt.model.mel import LogMel
 from esrt.privacy import kept
 from esrt.wire.codecs import CODECS, Tables, check_codec, decode, encode
@@ -93,7 +93,7 @@ class Views:
         encoder, tables = self._encoders[folder]
         check_codec(view.codec, tables.codecs)
         before = tuple(name for name in view.defences if name != "adversary")
-        name = "+".join((named(folder), *before))
+        name = "+".join((identity(folder), *before))
         rows = self._cached(name, lambda: self._encode(encoder, before))
         if view not in self._coded:
             coded = [decode(encode(one.astype(np.float32), view.codec, tables, bytes(8)), tables) for one in rows]
@@ -104,7 +104,7 @@ class Views:
         """What a view's figures hang on, besides how attackers are trained and what is true of the clips."""
         # The ignorant attacker trained on the plain model's rows, whatever the adversary's are.
         folders = () if view.is_sound else (self._folders[False], self._folders["adversary" in view.defences])
-        return "-".join([view.name, self.key, *(named(folder) for folder in dict.fromkeys(folders) if folder)])
+        return "-".join([view.name, self.key, *(identity(folder) for folder in dict.fromkeys(folders) if folder)])
 
     def sounds(self, view: View) -> list[Samples]:
         """What is heard of a view that is sound."""
@@ -127,11 +127,6 @@ class Views:
 
     def _bar(self, what: str) -> tqdm[Samples]:
         return tqdm(self._sounds, desc=what, unit="clip", disable=None)
-
-
-def named(folder: Path) -> str:
-    """A ready model's files in one word: trained anew in the same folder it is another one."""
-    return sha256(folder / MANIFEST)[:16]
 
 
 def opus(samples: Samples) -> Samples:

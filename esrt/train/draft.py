@@ -30,7 +30,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer, quiet
-from esrt.model.manifest import MANIFEST, sha256, whole_folder
+from esrt.model.manifest import identity, whole_folder
 from esrt.model.precision import decoding_type
 from esrt.model.qformer import QFormer
 from esrt.train.batches import Answers, answers
@@ -225,7 +225,7 @@ def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
         classes = torch.arange(len(teacher.get_input_embeddings().weight))
     distiller = Distiller(teacher, prune(teacher, keep), keep, classes)
     source = Source(plan, folder, data, tokenizer, int(tokenizer.eos_token_id))
-    _train(distiller, source, plan, run, sha256(folder / MANIFEST))
+    _train(distiller, source, plan, run, identity(folder))
     save(distiller.student, folder, run / "model", plan)
     return run / "model"
 

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from esrt.errors import ModelError, UsageError
-from esrt.train import checkpoint
+from esrt.errors import ModelError
+from esrt.train import checkpoint, parallel
 from esrt.train.batches import Batches, Sample
 from esrt.train.network import Losses, Network
 from esrt.train.progress import Progress
@@ -58,14 +58,7 @@ class Trainer:
     def parts(self, stage: Stage) -> list[slice]:
         """This process' parts of a batch. Raises UsageError `batch_not_divisible`."""
         each = self.accelerator.gradient_accumulation_steps
-        count = self.accelerator.num_processes * each
-        size, rest = divmod(stage.batch, count)
-        if rest:
-            raise UsageError(
-                "batch_not_divisible",
-                f"Stage {stage.name} has batches of {stage.batch} clips, which cannot be cut into {count} equal parts "
-                "(processes times accumulation): change one of them.",
-            )
+        size = parallel.part_size(self.accelerator, stage.name, stage.batch)
         first = self.accelerator.process_index * each
         return [slice(size * index, size * (index + 1)) for index in range(first, first + each)]
 

@@ -30,6 +30,11 @@ class Row:
     s2tt: str
     caption: tuple[str, ...] = ()
 
+    @property
+    def captioned(self) -> bool:
+        """Whether captions stand where a translation would: it is no text of what is said."""
+        return bool(self.tgt) and not self.s2tt
+
 
 _FIELDS = tuple(field.name for field in fields(Row) if field.name != "caption")
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast_object_list, is_bf16_available, is_tensorboard_available, is_wandb_available
 
+from esrt.errors import UsageError
 from esrt.train.recipes import Plan
 
 
@@ -36,6 +37,19 @@ def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings.update(train_micro_batch_size_per_gpu=1, gradient_clipping=1.0)
     return accelerator
+
+
+def part_size(accelerator: Accelerator, stage: str, batch: int) -> int:
+    """Clips in each equal part of a stage's batches. Raises UsageError `batch_not_divisible`."""
+    count = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    size, rest = divmod(batch, count)
+    if rest:
+        raise UsageError(
+            "batch_not_divisible",
+            f"Stage {stage} has batches of {batch} clips, which cannot be cut into {count} equal parts (processes "
+            "times accumulation): change one of them.",
+        )
+    return size
 
 
 def faster_in_bf16(device: torch.device) -> bool:

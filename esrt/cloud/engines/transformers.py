@@ -23,6 +23,7 @@ from esrt.cloud.engines import beam
 from esrt.cloud.engines.base import Ranks, Rows, Sampling
 from esrt.cloud.engines.keyvalues import KeyValues, forward, select, stack, start
 from esrt.cloud.engines.prefixes import Prefixes
+from esrt.cloud.engines.request import Request
 from esrt.cloud.engines.verify import Checker
 from esrt.cloud.metrics import engine_batch, engine_queue
 from esrt.errors import CloudError, where
@@ -31,37 +32,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """After so long without work the engine looks what it has kept for long enough."""
-
-
-class _Request:
-    """One answer on its way from the worker thread to the event loop that asked for it."""
-
-    def __init__(self, rows: Rows, sampling: Sampling) -> None:
-        self.rows = rows
-        self.sampling = sampling
-        self.tokens: list[int] = []
-        self.asked = time.monotonic()
-        self.forked = False  # it started from a kept prefix, so nothing new is worth keeping of it
-        self.cancelled = False
-        self._loop = asyncio.get_running_loop()
-        self.answer: asyncio.Queue[int | Exception | None] = asyncio.Queue()
-
-    def put(self, item: int | Exception | None) -> None:
-        """Hand over a token, an error, or None for the end. Called in the worker thread."""
-        try:
-            self._loop.call_soon_threadsafe(self.answer.put_nowait, item)
-        except RuntimeError:  # the loop that asked is closed
-            self.cancelled = True
-
-    def take(self, token: int, eos_ids: frozenset[int]) -> bool:
-        """Hand over the next token; False when it was the last."""
-        if token not in eos_ids:
-            self.tokens.append(token)
-            self.put(token)
-            if token not in self.sampling.stop_ids and len(self.tokens) < self.sampling.max_new_tokens:
-                return True
-        self.put(None)
-        return False
 
 
 class TransformersEngine:
@@ -90,11 +60,11 @@ class TransformersEngine:
         self._width = int(model.config.hidden_size)
         self.eos_ids = frozenset(eos_ids)
         self._max_batch, self._max_wait = max_batch, max_wait
-        self._waiting: queue.Queue[_Request] = queue.Queue(max_queue)
-        self._joining: list[_Request] = []
-        self._running: list[_Request] = []
+        self._waiting: queue.Queue[Request] = queue.Queue(max_queue)
+        self._joining: list[Request] = []
+        self._running: list[Request] = []
         self._kv: KeyValues | None = None
-        self._searches: list[_Request] = []  # the first of them is under way
+        self._searches: list[Request] = []  # the first of them is under way
         self._prefixes = Prefixes(prefix_bytes)
         self._checker = Checker(model, weight, max_batch)
         self._queue_seconds, self._batch = engine_queue(), engine_batch()
@@ -132,7 +102,7 @@ class TransformersEngine:
         """Continue `rows` [n, width], used as they are. See Engine.generate."""
         if rows.ndim != 2 or rows.shape[1] != self._width or not len(rows):
             raise ValueError(f"rows of shape {rows.shape}, expected [n, {self._width}] with n > 0")
-        request = _Request(np.ascontiguousarray(rows, dtype=np.float32), sampling)
+        request = Request(np.ascontiguousarray(rows, dtype=np.float32), sampling)
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
@@ -207,7 +177,7 @@ class TransformersEngine:
         self._guard(self._round)
         self._joining = []
 
-    def _gather(self) -> list[_Request]:
+    def _gather(self) -> list[Request]:
         """The requests that join the batch now; waits for work where there is none."""
         if not self._running and not self._searches:
             if self._waiting.empty() and not self._checker.waits:
@@ -215,7 +185,7 @@ class TransformersEngine:
             self._bell.clear()
             if not self._waiting.empty():
                 self._closing.wait(self._max_wait)  # for company
-        joining: list[_Request] = []
+        joining: list[Request] = []
         while len(self._running) + len(joining) < self._max_batch and not self._waiting.empty():
             request = self._waiting.get_nowait()
             if request.cancelled:
@@ -239,11 +209,11 @@ class TransformersEngine:
             newest = torch.tensor([[request.tokens[-1]] for request in self._running], device=self._device)
             self._running, self._kv = self._advance(self._running, self._embedding(newest), self._kv)
 
-    def _join(self, joining: list[_Request]) -> None:
+    def _join(self, joining: list[Request]) -> None:
         """Feed the prompts, those with equally many new rows together, and put them beside the running sequences."""
         known = {request: self._prefixes.longest(request.sampling.salt, request.rows) for request in joining}
 
-        def new_rows(request: _Request) -> tuple[bool, int]:
+        def new_rows(request: Request) -> tuple[bool, int]:
             prefix = known[request]
             return prefix is not None, len(request.rows) - (0 if prefix is None else prefix.positions.shape[1])
 
@@ -261,8 +231,8 @@ class TransformersEngine:
                 self._running = self._running + started
 
     def _advance(
-        self, requests: list[_Request], rows: Tensor, kv: KeyValues | None
-    ) -> tuple[list[_Request], KeyValues | None]:
+        self, requests: list[Request], rows: Tensor, kv: KeyValues | None
+    ) -> tuple[list[Request], KeyValues | None]:
         """One forward pass: every request gets its next token. Returns those that go on, with their cache."""
         logits, kv = forward(self._llm, rows, kv)
         tokens: list[int] = logits.argmax(-1).tolist()
@@ -275,7 +245,7 @@ class TransformersEngine:
                 self._prefixes.put(request.sampling.salt, rows_fed, start(kv, i, length))
         return _only([i for i, alive in enumerate(goes_on) if alive], requests, kv)
 
-    def _search(self, request: _Request) -> None:
+    def _search(self, request: Request) -> None:
         """Beam search for one request, whose tokens come all at once; between two of its steps the batch makes one."""
 
         def gone() -> bool:
@@ -305,7 +275,7 @@ class TransformersEngine:
         request.put(None)
 
 
-def _only(keep: list[int], requests: list[_Request], kv: KeyValues | None) -> tuple[list[_Request], KeyValues | None]:
+def _only(keep: list[int], requests: list[Request], kv: KeyValues | None) -> tuple[list[Request], KeyValues | None]:
     if len(keep) == len(requests) or kv is None:
         return requests, kv
     return ([requests[i] for i in keep], select(kv, keep)) if keep else ([], None)
