@@ -118,7 +118,9 @@ class Translator:
         source: str | None = None,
         done: Sequence[pipeline.SegmentResult] = (),
     ) -> Generator[pipeline.SegmentResult, None, None]:
-        """Transcript and translations of each stretch of speech (at most 30 s), in order, as soon as it is there.
+        """Transcript and translations of each stretch of speech, in order, as soon as it is there.
+
+        None is longer than the model hears well at once: 8 s for ESRT-270M, 30 s at most.
 
         `audio` is a file of any length, by its path or open, or samples (float [n], 16 kHz, mono); it is read while the
         cloud answers, and never held whole. Silence and music have no segment. Languages are ISO 639-3 or BCP 47 codes;
@@ -128,7 +130,7 @@ class Translator:
         where `done` is not of this audio), AudioError, CloudError, each after all results before it.
         """
         opened = audio if isinstance(audio, Sound | np.ndarray) else Sound(audio)
-        spoken = _after(done, cut(opened))
+        spoken = _after(done, cut(opened, self._encoder.info.longest))
         results = pipeline.translate_segments(spoken, self._encoder, self._cloud, to, source, self._codec)
         return _warning(results, opened, owned=opened is not audio)
 

@@ -1,8 +1,8 @@
 """Speech of any length -> segments that a model can hear at once, cut at pauses; silence and music are left out.
 
 Silero VAD says of each 32 ms how likely somebody speaks. What lies less than a second apart stays together, so that
-sentences do, as long as it fits into 30 s; where speech runs on for longer it is cut at a pause that is long and late.
-Everything is read once, and never more than 30 s of it are kept.
+sentences do, as long as it fits into what the model hears well at once; where speech runs on for longer it is cut at a
+pause that is long and late. Everything is read once, and never more than 30 s of it are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from esrt.audio.io import Sound
 from esrt.audio.samples import Samples, checked
-from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.config import SAMPLE_RATE, WINDOW_SECONDS
 
 Audio: TypeAlias = str | Path | IO[bytes] | Sound | npt.NDArray[Any]
 
@@ -26,12 +26,10 @@ FRAME = 512  # samples: what Silero hears at once, 32 ms
 SPEECH, STILL_SPEECH = 0.5, 0.35  # probabilities at which speech begins, and below which it ends: Silero's own
 
 # All in frames.
-LONGEST = WINDOW_SAMPLES // FRAME
 APART = 31  # 1 s: two utterances, where a pause inside a sentence is shorter
 MARGIN = 6  # 0.2 s around speech: its first and last sounds are quiet
 SHORTEST = 8  # 0.25 s: less, with silence around, is a click or a note
 PAUSE = 3  # 0.1 s: a stop consonant is silent for less
-LATE = 312  # 10 s: where there is no pause to cut at, the quietest place in so much of the window's end
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,27 +41,27 @@ class Segment:
     samples: Samples
 
 
-def segments(audio: Audio) -> Generator[Segment, None, None]:
+def segments(audio: Audio, longest: float = WINDOW_SECONDS) -> Generator[Segment, None, None]:
     """The speech in a sound, in order and without overlap: a file's path, an open binary file, a Sound, or samples
-    (float [n], 16 kHz, mono). None at all where nobody speaks.
+    (float [n], 16 kHz, mono). None is longer than `longest` seconds. None at all where nobody speaks.
 
     The same sound always gives the same segments. Warns where parts of a file that is opened here were damaged. Raises
     AudioError as `Sound`, its iterator and `checked` do.
     """
     if isinstance(audio, np.ndarray):
-        yield from cut(_listen(_slices(checked(audio))))
+        yield from cut(_listen(_slices(checked(audio))), longest)
     elif isinstance(audio, Sound):
-        yield from cut(_listen(audio))
+        yield from cut(_listen(audio), longest)
     else:
         with Sound(audio) as sound:
-            yield from cut(_listen(sound))
+            yield from cut(_listen(sound), longest)
         if sound.damage is not None:
             warnings.warn(str(sound.damage), stacklevel=2)
 
 
-def cut(frames: Iterable[tuple[Samples, float]]) -> Iterator[Segment]:
+def cut(frames: Iterable[tuple[Samples, float]], longest: float = WINDOW_SECONDS) -> Iterator[Segment]:
     """Frames of FRAME samples (the last may be shorter), each with its probability of speech -> segments."""
-    cutter = _Cutter()
+    cutter = _Cutter(int(longest * SAMPLE_RATE) // FRAME)
     for samples, probability in frames:
         yield from cutter.push(samples, probability)
     yield from cutter.flush()
@@ -94,7 +92,8 @@ def _listen(chunks: Iterable[Samples]) -> Iterator[tuple[Samples, float]]:
 class _Cutter:
     """Holds the frames that are in no segment yet: `_frames[0]` is the sound's frame number `_first`."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
         self._frames: list[Samples] = []
         self._spoken: list[bool] = []
         self._first = 0
@@ -112,7 +111,7 @@ class _Cutter:
         elif silent >= APART:
             yield from self._take(len(self._frames) - silent + MARGIN)
             self._drop(max(0, len(self._frames) - MARGIN))
-        elif len(self._frames) == LONGEST:
+        elif len(self._frames) == self._longest:
             yield from self._take(self._best_cut(), goes_on=True)
             if True in self._spoken:
                 self._drop(max(0, self._spoken.index(True) - MARGIN))
@@ -142,9 +141,10 @@ class _Cutter:
                 best, end = score, start + min(MARGIN, (length + 1) // 2)
         if end:
             return end
-        levels = np.array([frame.std() for frame in self._frames[-LATE:]])
+        late = self._longest // 3  # where there is no pause to cut at, the quietest place in so much of the end
+        levels = np.array([frame.std() for frame in self._frames[-late:]])
         levels = np.convolve(levels, np.ones(PAUSE), mode="valid")  # around its middle frame
-        return len(self._frames) - LATE + int(levels.argmin()) + PAUSE // 2 + 1
+        return len(self._frames) - late + int(levels.argmin()) + PAUSE // 2 + 1
 
     def _pauses(self) -> Iterator[tuple[int, int]]:
         """Runs of frames without speech [start, stop) that follow some speech."""

@@ -69,7 +69,7 @@ class _Protected:
     """An encoder behind defences that draw the same numbers in each run, clip by clip."""
 
     def __init__(self, encoder: Encoder, view: View) -> None:
-        self._encoder, self._view, self.codecs = encoder, view, encoder.codecs
+        self._encoder, self._view, self.info, self.codecs = encoder, view, encoder.info, encoder.codecs
 
     def frame(self, samples: Samples, codec: str) -> Frame:
         """As Encoder.frame."""

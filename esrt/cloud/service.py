@@ -116,6 +116,8 @@ class Service:
                         yield Event("transcript", {"language": source, "text": delta})
                     if circles(heard):
                         break
+            if heard and source is None:
+                source, tokens = await self._name(audio, heard, salt), tokens + 1
             transcript = self._text.read(Task.ASR, heard, source)
             if rest := shown.next(transcript):
                 yield Event("transcript", {"language": source, "text": rest})
@@ -145,6 +147,14 @@ class Service:
     async def project(self, frame: Frame) -> Rows:
         """The same, while the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.audio, frame)
+
+    async def _name(self, audio: Rows, heard: list[int], salt: str) -> str | None:
+        """The likeliest language of a transcript that has ended without its tag: too long, or in circles."""
+        only = Sampling(1, salt=salt, only=frozenset(self._text.codes))
+        async with aclosing(self._generate("name", audio, heard, only)) as ids:
+            async for token in ids:
+                return self._text.codes[token]
+        return None
 
     async def _generate(
         self, name: str, audio: Rows, prompt: Sequence[int], sampling: Sampling

@@ -90,7 +90,9 @@ class AsyncClient(Line):
 
         # The blocking pipeline in threads; what it sends goes through this client.
         send = _FromThread(self, asyncio.get_running_loop())
-        found = pipeline.translate_segments(segments(speech), await self.encoder(), send, to, source, self._codec)
+        encoder = await self.encoder()
+        spoken = segments(speech, encoder.info.longest)
+        found = pipeline.translate_segments(spoken, encoder, send, to, source, self._codec)
         # No thread of the loop's own executor, which looks up the cloud's name; nor one of those that all others share.
         alone = anyio.CapacityLimiter(1)
         step: asyncio.Future[SegmentResult | None] | None = None

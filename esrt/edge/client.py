@@ -92,14 +92,16 @@ class Client(Line):
     ) -> Generator[SegmentResult, None, None]:
         """Each segment of a sound with its times, transcript and translations, as soon as the cloud has answered.
 
-        Segments are at most 30 s, and silence is in none; the next is encoded while this one is waited for. Memory
-        stays flat, however long the sound is. Warns where parts of a file were damaged. Raises as `translate`, after
-        the segments that came before.
+        A segment is no longer than the model hears well at once (`encoder().info.longest`), and silence is in none; the
+        next is encoded while this one is waited for. Memory stays flat, however long the sound is. Warns where parts of
+        a file were damaged. Raises as `translate`, after the segments that came before.
         """
         from esrt.audio.segments import segments
         from esrt.edge import pipeline
 
-        return pipeline.translate_segments(segments(speech), self.encoder(), self, to, source, self._codec)
+        encoder = self.encoder()
+        spoken = segments(speech, encoder.info.longest)
+        return pipeline.translate_segments(spoken, encoder, self, to, source, self._codec)
 
     def encoder(self, progress: Progress | None = None) -> Encoder:
         """The device's half that belongs to this cloud, fetched where need be and loaded once.

@@ -15,7 +15,7 @@ import onnxruntime
 from esrt.audio.padding import pad
 from esrt.audio.protect import protect
 from esrt.audio.samples import Samples, checked
-from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES
+from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, WINDOW_SECONDS
 from esrt.edge.cores import saturates, usable_cores
 from esrt.errors import AudioError, ModelError
 from esrt.wire.codecs import CODECS, Tables, check_codec, encode, encode_codes
@@ -30,13 +30,17 @@ _ONLY_ERRORS = 3
 
 @dataclass(frozen=True)
 class EdgeInfo:
-    """What an edge model says of itself. `fingerprint` is hex; `context` is how much of 30 s the encoder sees."""
+    """What an edge model says of itself. `fingerprint` is hex; `context` is how much of 30 s the encoder sees.
+
+    `longest` is how many seconds of speech it hears well at once (config.ModelConfig).
+    """
 
     name: str
     fingerprint: str
     queries: int
     width: int
     context: Literal["speech", "full"]
+    longest: float
 
 
 class Encoder:
@@ -130,10 +134,13 @@ class Encoder:
             raw = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
             if raw["format"] not in METADATA_FORMATS:
                 raise self._unsupported(int(raw["format"]))
-            info = EdgeInfo(raw["name"], raw["fingerprint"], raw["queries"], raw["width"], raw["context"])
+            longest = float(raw.get("longest", WINDOW_SECONDS))
+            info = EdgeInfo(raw["name"], raw["fingerprint"], raw["queries"], raw["width"], raw["context"], longest)
             scale, centre = (_scale(raw[name]) if name in raw else None for name in ("int4_scale", "int4_centre"))
             tables = Tables(_scale(raw["int8_scale"]), scale, centre)
             if not isinstance(raw["name"], str) or raw["context"] not in ("speech", "full") or raw["queries"] < 1:
+                raise ValueError
+            if not 1 <= longest <= WINDOW_SECONDS:
                 raise ValueError
             if len(bytes.fromhex(info.fingerprint)) != 8 or tables.width != info.width:
                 raise ValueError

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from esrt import languages
 from esrt.audio import subtitles
@@ -18,6 +18,9 @@ from esrt.errors import CloudError
 from esrt.wire.codecs import check_codec
 from esrt.wire.frame import Frame
 from esrt.wire.schemas import Drafting, TranslationResponse
+
+if TYPE_CHECKING:
+    from esrt.edge.encoder import EdgeInfo
 
 Task = Literal["translate", "transcribe", "caption"]
 
@@ -30,6 +33,7 @@ AHEAD = 1
 class Encodes(Protocol):
     """What turns samples into features: `esrt.edge.encoder.Encoder`."""
 
+    info: EdgeInfo
     codecs: list[str]
 
     def frame(self, samples: Samples, codec: str) -> Frame:
@@ -97,7 +101,7 @@ def translate(
     codec: str = "int8",
 ) -> Result:
     """All of `translate_segments(segments(audio), ...)`, joined."""
-    return join(list(translate_segments(segments(audio), encoder, send, to, source, codec)), to)
+    return join(list(translate_segments(segments(audio, encoder.info.longest), encoder, send, to, source, codec)), to)
 
 
 def translate_segments(

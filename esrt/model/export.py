@@ -51,6 +51,7 @@ def metadata(folder: Path) -> dict[str, Any]:
         "queries": config.adapter.queries,
         "width": config.adapter.width,
         "context": config.context,
+        "longest": config.longest,
         **{
             name: base64.b64encode(scale.astype("<f4").tobytes()).decode("ascii")
             for name, scale in scales.items()

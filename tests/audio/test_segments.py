@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from esrt.audio.io import Sound, load
 from esrt.audio.samples import Samples
 from esrt.audio.segments import FRAME, MARGIN, SHORTEST, Segment, cut, segments
-from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.config import SAMPLE_RATE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIX = np.random.default_rng(0)
@@ -46,19 +46,21 @@ stretches = st.lists(st.tuples(st.booleans(), st.integers(1, 1200)), max_size=12
 
 
 @settings(max_examples=60, deadline=None)
-@given(stretches, st.integers(1, FRAME))
-def test_segments_hold_all_speech_once_in_order_and_fit(plan: list[tuple[bool, int]], last: int) -> None:
+@given(stretches, st.integers(1, FRAME), st.sampled_from([1, 2.5, 8, 30]))
+def test_segments_hold_all_speech_once_in_order_and_fit(
+    plan: list[tuple[bool, int]], last: int, longest: float
+) -> None:
     spoken = np.array([is_speech for is_speech, count in plan for _ in range(count)], bool)
     count = len(spoken)
     # Each sample knows its own place; the last frame is not full.
     whole = np.arange(max(0, count * FRAME - (FRAME - last)), dtype=np.float32)
     frames = [(whole[at * FRAME : (at + 1) * FRAME], 0.9 if spoken[at] else 0.1) for at in range(count)]
 
-    found = list(cut(frames))
+    found = list(cut(frames, longest))
 
     covered = np.zeros(count, bool)
     for segment in found:
-        assert 0 < len(segment.samples) <= WINDOW_SAMPLES
+        assert 0 < len(segment.samples) <= longest * SAMPLE_RATE
         start, end = round(segment.start * SAMPLE_RATE), round(segment.end * SAMPLE_RATE)
         np.testing.assert_array_equal(segment.samples, whole[start:end])
         assert start % FRAME == 0

@@ -36,6 +36,7 @@ class Scripted:
         self.answers = answers
         self.fails = fails
         self.prompts: list[list[int]] = []
+        self.only: list[frozenset[int]] = []
         self.open = 0
 
     def embed(self, ids: Sequence[int]) -> Rows:
@@ -47,6 +48,7 @@ class Scripted:
     async def generate(self, rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
         prompt = [int(value) for value in rows[:, 0]]
         self.prompts.append(prompt)
+        self.only.append(sampling.only)
         self.open += 1
         try:
             for token in self.answers[prompt[-1]]:
@@ -137,11 +139,14 @@ def test_silence_and_the_spoken_language_need_no_decoding(scripted: Any) -> None
     assert len(engine.prompts) == 2
 
 
-def test_a_model_that_names_no_language(scripted: Any, tokenizer: Tokenizer) -> None:
-    service, engine = scripted({"": "Hm", "<|deu|>": "Ha"})
-    answer = ask(service, ["deu"])
-    assert (answer.source, answer.transcript, answer.translations) == (None, "Hm", {"deu": "Ha"})
-    assert engine.prompts[1] == [0, 0, *tokenizer.encode("Hm").ids, tokenizer.token_to_id("<|deu|>")]
+def test_a_transcript_that_ends_without_its_language_is_asked_for_it(scripted: Any, tokenizer: Tokenizer) -> None:
+    service, engine = scripted({"": "So?", "?": "<|eng|>", "<|deu|>": "Ha"})
+    answer = ask(service, ["deu", "eng"])
+    assert (answer.source, answer.transcript, answer.translations) == ("eng", "So?", {"deu": "Ha", "eng": "So?"})
+    said = [0, 0, *tokenizer.encode("So?").ids]
+    assert engine.prompts == [[0, 0], said, [*said, *(tokenizer.token_to_id(tag) for tag in ("<|eng|>", "<|deu|>"))]]
+    assert engine.only == [frozenset(), frozenset(Text(tokenizer).codes), frozenset()]
+    assert answer.usage.tokens == len(said) - 2 + 1 + len(tokenizer.encode("Ha").ids)
 
 
 def test_pieces_add_up_and_never_cut_a_character(scripted: Any) -> None:

@@ -19,6 +19,7 @@ from esrt.config import SAMPLE_RATE
 from esrt.edge.async_client import AsyncClient
 from esrt.edge.client import Client
 from esrt.errors import AudioError
+from esrt.translator import Translator
 
 Connect = Callable[..., Any]
 
@@ -42,6 +43,18 @@ def test_a_sound(connect: Connect, sounds: Any, examples: Path) -> None:
     assert [path for path in sounds.asked() if "/v1/edge/" in path] == ["GET /v1/edge/edge.onnx"], "once for all sounds"
     with pytest.raises(AudioError):
         client.translate(examples / "nothing.wav", to=["deu"])
+
+
+def test_no_segment_is_longer_than_the_model_hears_well(
+    connect: Connect, sounds: Any, make_edge: Callable[..., Path], examples: Path
+) -> None:
+    sounds.files = {"edge.onnx": make_edge(longest=2).read_bytes()}
+    spanish = examples / "spanish.flac"  # 4.7 s without a pause of a second
+    found = [(segment.start, segment.end) for segment in connect(sounds.url).translate(spanish, to=[]).segments]
+    assert len(found) >= 3 and all(end - start <= 2 for start, end in found)
+    with Client(sounds.url) as client, Translator.remote(sounds.url) as translator:
+        for one in (client, translator):
+            assert [(segment.start, segment.end) for segment in one.segments(spanish)] == found
 
 
 def many(examples: Path) -> npt.NDArray[np.float32]:

@@ -31,7 +31,7 @@ def noise(size: int) -> npt.NDArray[np.float32]:
 
 def test_one_file_says_everything(make_edge: MakeEdge, tiny: Any) -> None:
     encoder = Encoder(make_edge())
-    assert encoder.info == EdgeInfo("ESRT-tiny", tiny.fingerprint.hex(), tiny.queries, tiny.width, "speech")
+    assert encoder.info == EdgeInfo("ESRT-tiny", tiny.fingerprint.hex(), tiny.queries, tiny.width, "speech", 30)
     assert encoder.fingerprint == tiny.fingerprint
     np.testing.assert_array_equal(encoder.tables.int8_scale, tiny.scale)
 
@@ -130,6 +130,10 @@ def test_a_missing_file(tmp_path: Path) -> None:
         {"queries": 0},
         {"queries": "4"},
         {"context": "whole"},
+        {"longest": 0},
+        {"longest": 31},
+        {"longest": "long"},
+        {"longest": float("nan")},
         {"int8_scale": None},
         {"int8_scale": "not base64!"},
         {"int8_scale": base64.b64encode(b"12345").decode()},

@@ -98,6 +98,11 @@ def test_where_nobody_speaks_nothing_is_asked(encoder: Encoder) -> None:
         assert result.wire_bytes == 0 and result.cloud_seconds == 0.0 and result.segments == ()
 
 
+def test_no_segment_is_longer_than_the_model_hears_well(make_edge: Callable[..., Path], speech: Samples) -> None:
+    result = translate(speech, Encoder(make_edge(longest=1.5)), Says(*[("fra", "Un.")] * 20), ["eng"])
+    assert len(result.segments) > 3 and all(segment.end - segment.start <= 1.5 for segment in result.segments)
+
+
 def test_each_utterance_is_a_segment(encoder: Encoder, speech: Samples) -> None:
     says = Says(("fra", "Un."), ("rus", "Dva."), ("spa", "Tres."))
     result = translate(speech, encoder, says, ["eng"])

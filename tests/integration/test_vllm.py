@@ -123,6 +123,13 @@ def _log_probabilities(llm: Any, audio: Any, ids: list[int]) -> torch.Tensor:
         return torch.log_softmax(logits, -1)
 
 
+def test_only_some_ids_are_written_where_a_request_says_so(model: Path, found: dict[str, Any]) -> None:
+    last, tag, word = found["named"]
+    service = load_service(model)
+    assert tag == last and tag in service._text.codes
+    assert word in service.tokenizer.encode("x y z").ids
+
+
 def test_what_one_clip_shares(found: dict[str, Any]) -> None:
     """Whole blocks of rows are computed once for each salt, and once for all targets of a clip."""
     rows, shared = zip(*found["salts"], strict=True)

@@ -58,6 +58,15 @@ async def texts(service: Service, audio: Rows) -> dict[str, Any]:
     return {"heard": heard, "known": [*known, target], "told": told}
 
 
+async def named(service: Service, audio: Rows, heard: list[int]) -> list[int]:
+    """A transcript's tag; what takes its place where only tags may; and where only three words may."""
+    rows = np.concatenate([audio, service.engine.embed(heard[:-1])])
+    found = [heard[-1]]
+    for only in (service._text.codes, service.tokenizer.encode("x y z").ids):
+        found += [token async for token in service.engine.generate(rows, Sampling(1, only=frozenset(only)))]
+    return found
+
+
 async def salted(service: Service, watched: Watched, audio: Rows, salts: Sequence[str]) -> list[tuple[int, int]]:
     for salt in salts:
         async with aclosing(service.engine.generate(audio, Sampling(2, salt=salt))) as tokens:
@@ -137,6 +146,7 @@ async def main(service: Service, frames: list[bytes]) -> None:
     long = next(place for place, text in enumerate(found["texts"]) if len(set(text["told"][:5])) == 5)
     found["verified"] = await verified(engine, audio[long], found["texts"][long])
     found["closed"] = await closed_early(engine, audio[0])
+    found["named"] = await named(service, audio[long], found["texts"][long]["heard"])
     found["long"] = await too_long(engine, audio[0])
     found["beam"] = await refused(engine, audio[0], Sampling(beam=2))
     found["row"] = engine.embed([5, 240_000])[:, :4].tolist()

@@ -162,7 +162,7 @@ def test_a_device_needs_this_file_alone(small: Path) -> None:
         assert np.array_equal(np.frombuffer(base64.b64decode(meta.pop(name)), "<f4"), getattr(tables, name))
     assert meta == {
         "format": 3, "name": "ESRT-tiny", "fingerprint": checkpoint.fingerprint(small).hex(), "queries": 8,
-        "width": tiny.WIDTH, "context": "full",
+        "width": tiny.WIDTH, "context": "full", "longest": 30,
     }  # fmt: skip
     (given, frames), (rows, codes) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape[0]) == ("waveform", "tensor(float)", 1)

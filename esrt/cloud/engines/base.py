@@ -16,6 +16,8 @@ Rows = npt.NDArray[np.float32]
 class Sampling:
     """How one answer is decoded: at most `max_new_tokens`, ended early by EOS or by one of `stop_ids`.
 
+    Where `only` names some ids, no others are written (EOS neither; a beam does not look at it).
+
     Work that was done for one `salt` is never used for another: who has a salt of its own cannot learn from the time of
     an answer what others have asked.
     """
@@ -24,6 +26,7 @@ class Sampling:
     stop_ids: frozenset[int] = frozenset()
     beam: int = 1
     salt: str = ""
+    only: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.beam < 1:

@@ -236,6 +236,9 @@ class TransformersEngine:
         """One forward pass: every request gets its next token. Returns those that go on, with their cache."""
         logits, kv = forward(self._llm, rows, kv)
         tokens: list[int] = logits.argmax(-1).tolist()
+        for i, request in enumerate(requests):
+            if only := sorted(request.sampling.only):
+                tokens[i] = only[int(logits[i, only].argmax())]
         goes_on = [request.take(token, self.eos_ids) for request, token in zip(requests, tokens, strict=True)]
         for i, request in enumerate(requests):
             if not goes_on[i] and not request.forked:

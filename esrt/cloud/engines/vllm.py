@@ -151,11 +151,15 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        ends = (self._numbers.get(token) for token in sampling.stop_ids | self.eos_ids)
+        def numbers(ids: frozenset[int]) -> list[int]:
+            found = (self._numbers.get(token) for token in ids)
+            return [number for number in found if number is not None]
+
         return SamplingParams(
             temperature=0.0,
             max_tokens=sampling.max_new_tokens,
-            stop_token_ids=[number for number in ends if number is not None],
+            stop_token_ids=numbers(sampling.stop_ids | self.eos_ids),
+            allowed_token_ids=numbers(sampling.only) or None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )

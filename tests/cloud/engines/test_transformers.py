@@ -97,6 +97,22 @@ def test_requests_join_a_running_batch(llm: Gemma3ForCausalLM) -> None:
     assert run(llm, work) == expected
 
 
+def test_only_some_ids_are_written_where_a_request_says_so(llm: Gemma3ForCausalLM) -> None:
+    """A sequence of the same batch that may write all of them does."""
+    only = frozenset({7, 30, 31, 200, 299})
+
+    async def work(engine: TransformersEngine) -> list[list[int]]:
+        free, bound = Sampling(12), Sampling(12, only=only)
+        return list(await asyncio.gather(*(answer(engine, some_rows(5, 20), each) for each in (free, bound))))
+
+    free, bound = run(llm, work, max_batch=4, max_wait=0.2)
+    assert free == by_hand(llm, some_rows(5, 20), 12) and not only.issuperset(free)
+    assert len(bound) == 12 and only.issuperset(bound) and len(set(bound)) > 1
+    with torch.inference_mode():
+        first = llm(inputs_embeds=torch.from_numpy(some_rows(5, 20))[None], use_cache=False).logits[0, -1]
+    assert bound[0] == max(only, key=lambda token: float(first[token]))
+
+
 def test_rows_of_token_ids_give_the_tokens_of_the_ids(llm: Gemma3ForCausalLM) -> None:
     """Gemma multiplies embeddings by sqrt(width) inside its embedding layer; rows are used as they are."""
     ids = [5, 100, 42, 260, 7, 300, 11, 90]
