@@ -114,7 +114,8 @@ class Service:
                     heard.append(token)
                     if delta := shown.next(self._text.read(Task.ASR, heard, source)):
                         yield Event("transcript", {"language": source, "text": delta})
-                    if circles(heard):
+                    if again := circles(heard):
+                        del heard[-again:]
                         break
             if heard and source is None:
                 source, tokens = await self._name(audio, heard, salt), tokens + 1
@@ -191,7 +192,8 @@ class Service:
                     ids.append(token)
                     if delta := shown.next(self._text.read(Task.SMT, ids, source, target)):
                         items.put_nowait(Event("translation", {"language": target, "text": delta}))
-                    if circles(ids):
+                    if again := circles(ids):
+                        del ids[-again:]
                         break
             text = self._text.read(Task.SMT, ids, source, target)
             if rest := shown.next(text):

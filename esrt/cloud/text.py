@@ -40,8 +40,8 @@ class Text:
         return parsed.transcript if task is Task.ASR else parsed.translation or ""
 
 
-def circles(ids: Sequence[int]) -> bool:
-    """Whether the last ids say the same thing four times over.
+def circles(ids: Sequence[int]) -> int:
+    """How many of the last ids are repetition, where they say the same thing four times over: three rounds; else 0.
 
     A small model that has lost the thread goes on like that until it is stopped. Short runs are left alone: people do
     say a word four times.
@@ -49,8 +49,8 @@ def circles(ids: Sequence[int]) -> bool:
     for period in range(-(-_CIRCLE // 4), len(ids) // 4 + 1):
         tail = ids[-4 * period :]
         if all(tail[i] == tail[i + period] for i in range(3 * period)):
-            return True
-    return False
+            return 3 * period
+    return 0
 
 
 class Deltas:

@@ -19,7 +19,7 @@ from esrt.config import ModelConfig
 from esrt.decoding.gates import Guess, guess
 from esrt.errors import ModelError
 from esrt.model import checkpoint
-from esrt.model.language_model import load_language_model, load_tokenizer
+from esrt.model.language_model import eos_ids, load_language_model, load_tokenizer
 from esrt.model.outputs import trim
 from esrt.model.precision import decoding_type
 from esrt.wire import codecs
@@ -75,9 +75,21 @@ class Drafter:
         tag = self.text.tags[target]
         return [*known, tag] if self.branch == "smt" else [known[-1], tag, *known, tag]
 
-    @torch.inference_mode()
     def next(self, ids: Sequence[int]) -> Guess:
         """The likeliest token after the clip and `ids`; what they share with the last call's is not read again."""
+        last = self._after(ids)
+        if self._outputs is None:
+            return guess(last.float().numpy())
+        return guess(last[self._outputs].float().numpy(), self._outputs.numpy())
+
+    def name(self, ids: Sequence[int]) -> str:
+        """The code of the likeliest language of a transcript that has ended without its tag."""
+        tags = sorted(self.text.codes)
+        return self.text.codes[tags[int(self._after(ids)[tags].argmax())]]
+
+    @torch.inference_mode()
+    def _after(self, ids: Sequence[int]) -> Tensor:
+        """The logits [vocabulary] of what follows the clip and `ids`."""
         if not len(self._audio):
             raise ValueError("listen to a clip first")
         queries, keep = len(self._audio), 0
@@ -89,26 +101,19 @@ class Drafter:
         new = self._embedding(torch.tensor(list(ids[max(0, keep - queries) :]), dtype=torch.long))
         logits, self._kv = extend(self._llm, torch.cat([self._audio[keep:], new])[None], past, 1)
         self._ids = list(ids)
-        last = logits[0, -1]
-        if self._outputs is None:
-            return guess(last.float().numpy())
-        return guess(last[self._outputs].float().numpy(), self._outputs.numpy())
+        return logits[0, -1]
 
 
 def load(folder: Path) -> Drafter:
     """The drafter of a model folder that `hub.resolve` returned. Raises ModelError."""
     llm = load_language_model(folder / "llm", decoding_type()).requires_grad_(False).eval()
-    ends: set[int] = set()
-    for found in (llm.config.eos_token_id, llm.generation_config.eos_token_id):
-        if found is not None:
-            ends.update(found if isinstance(found, Iterable) else [found])
     return Drafter(
         llm,
         checkpoint.load_projector(folder),
         load_tokenizer(folder / "llm").backend_tokenizer,
         checkpoint.load_tables(folder),
         checkpoint.fingerprint(folder),
-        ends,
+        eos_ids(llm),
         checkpoint.load_outputs(folder),
         ModelConfig.load(folder / "config.json").branch,
     )

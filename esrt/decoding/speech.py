@@ -84,6 +84,8 @@ class Speculative:
         if heard and heard[-1] in text.codes:
             source = source or text.codes[heard[-1]]
             heard = heard[:-1]
+        elif heard and source is None:
+            source = self._drafter.name(heard)
         transcript = text.read(Task.ASR, heard, source)
         known = heard if source is None else [*heard, text.tags[source]]
         translations = {}
@@ -118,13 +120,15 @@ class Speculative:
     def _write(self, clip: _Clip | _Alone, prompt: Sequence[int]) -> list[int]:
         """A text's ids, up to and with a tag; without the end of sequence."""
         ids = write(prompt, self._drafter, clip, self._settings, self._ends(), self.tally)
-        return ids[:-1] if ids and ids[-1] in self._drafter.eos_ids else ids
+        if ids and ids[-1] in self._drafter.eos_ids:
+            return ids[:-1]
+        return ids[: len(ids) - circles(ids)]
 
     def _ends(self) -> Callable[[Sequence[int]], bool]:
         last = self._drafter.eos_ids | set(self._drafter.text.codes)
 
         def ends(ids: Sequence[int]) -> bool:
-            return bool(ids) and (ids[-1] in last or len(ids) >= MAX_NEW_TOKENS or circles(ids))
+            return bool(ids) and (ids[-1] in last or len(ids) >= MAX_NEW_TOKENS or circles(ids) > 0)
 
         return ends
 

@@ -42,12 +42,12 @@ def through(translator: Translates) -> System:
     return system
 
 
-def text_alone(folder: Path, stuck: Callable[[Sequence[int]], bool]) -> System:
+def text_alone(folder: Path, circles: Callable[[Sequence[int]], int]) -> System:
     """The language model of a ready model folder as a text translator: reference transcript in, no sound (Figure 9).
 
     The prompt is Table II's SMT, `Text<|src|><|tgt|>`, after the beginning of sequence in place of the audio rows. It
-    writes as the service does, so that both can stand side by side: the same tokens, until `stuck` says of them that
-    they go round in circles.
+    writes as the service does, so that both can stand side by side: the same tokens, until `circles` says of some that
+    they are repetition.
     """
     import torch
     from transformers import StoppingCriteriaList
@@ -68,12 +68,13 @@ def text_alone(folder: Path, stuck: Callable[[Sequence[int]], bool]) -> System:
         asked = tokenizer.bos_token + prompt(Task.SMT, source, target, text)
         ids = torch.tensor([tokenizer(asked, add_special_tokens=False).input_ids])
         given = ids.shape[1]
-        stop = StoppingCriteriaList([lambda said, *_, **__: torch.tensor([stuck(said[0, given:].tolist())])])
+        stop = StoppingCriteriaList([lambda said, *_, **__: torch.tensor([circles(said[0, given:].tolist()) > 0])])
         out = llm.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONGEST, do_sample=False,
             eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, stopping_criteria=stop,
         )  # fmt: skip
-        said = tokenizer.decode(out[0, given:], skip_special_tokens=True)
+        written = out[0, given:].tolist()
+        said = tokenizer.decode(written[: len(written) - circles(written)], skip_special_tokens=True)
         return parse(Task.SMT, said, source, target).translation or ""
 
     def system(clips: Sequence[Clip]) -> Iterator[Answer]:

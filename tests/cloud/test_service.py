@@ -229,7 +229,7 @@ def test_the_real_engine_decodes_the_prompts_of_the_table(
                 pad_token_id=EOS,
             )
         said = [token for token in out[0].tolist() if token != EOS]
-        return next((said[:n] for n in range(len(said)) if circles(said[:n])), said)
+        return next((said[: n - again] for n in range(len(said)) if (again := circles(said[:n]))), said)
 
     def text(ids: list[int]) -> str:
         return tokenizer.decode([token for token in ids if token not in tags]).strip()

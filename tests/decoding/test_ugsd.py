@@ -101,6 +101,22 @@ def test_gamma_inf_is_the_drafters_own_text_and_sends_nothing(
     assert found.drafting.local == found.drafting.written > 0 and found.drafting.to_json()["local_share"] == 1
 
 
+def test_a_transcript_that_ends_without_its_language_has_the_likeliest(
+    server: Server, make_drafter: Callable[..., Drafter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esrt.decoding.speech.MAX_NEW_TOKENS", 3)
+    drafter, named = make_drafter(server.service), set()
+    for seed in range(6):
+        found = Speculative(drafter, None, Settings(math.inf)).translate(frame_bytes(seed), [])
+        ids: list[int] = []
+        while len(ids) < 3:
+            ids.append(drafter.next(ids).token)
+        likely = drafter._after(ids)
+        assert found.source == max(drafter.text.tags, key=lambda code: float(likely[drafter.text.tags[code]]))
+        named.add(found.source)
+    assert len(named) > 1
+
+
 def test_between_the_two_some_is_checked_and_the_frame_is_sent_once(
     server: Server, make_drafter: Callable[..., Drafter]
 ) -> None:
