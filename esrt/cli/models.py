@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from esrt.cli import common
-from esrt.config import PRESETS, WINDOW_SECONDS, ModelConfig
+from esrt.config import PRESETS, ModelConfig
 from esrt.errors import UsageError
 from esrt.wire import frame
 from esrt.wire.codecs import CODECS
@@ -70,7 +70,7 @@ def _info(args: argparse.Namespace) -> int:
     print(f"adapter   {adapter.style}: {adapter.layers} layers, {adapter.heads} heads, {_shape(config)} on the wire")
     print(f"LLM       {llm.weights}: {llm.layers} layers, width {llm.width}")
     print(f"state     {state(args.name)}")
-    print(f"one frame {sizes}, for any speech up to {WINDOW_SECONDS} s")
+    print(f"one frame {sizes}, for any speech up to {config.longest:g} s")
     return 0
 
 

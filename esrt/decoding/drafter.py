@@ -1,6 +1,6 @@
 """The drafter: a small ESRT model's LLM on the device, which remembers what it has read of a clip.
 
-It runs on torch (the extra `cloud`); the edge loop sees nothing of that but `listen` and `next`.
+It runs on torch (the extra `cloud`); the edge loop sees nothing of that but `listen`, `next` and `name`.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def translate(
     source: str | None = None,
     codec: str = "int8",
 ) -> Result:
-    """All of `translate_segments(segments(audio), ...)`, joined."""
+    """All of `translate_segments(segments(audio, encoder.info.longest), ...)`, joined."""
     return join(list(translate_segments(segments(audio, encoder.info.longest), encoder, send, to, source, codec)), to)
 
 

@@ -194,7 +194,6 @@ def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Sequence[str] = TAGS) -> l
     return [vocabulary[tag] for tag in tags]
 
 
-@torch.no_grad()
 def eos_ids(llm: Gemma3ForCausalLM) -> set[int]:
     """The tokens that end a text, as the model and its settings for generation say."""
     found: set[int] = set()
@@ -204,6 +203,7 @@ def eos_ids(llm: Gemma3ForCausalLM) -> set[int]:
     return found
 
 
+@torch.no_grad()
 def first_tag_rows(llm: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """What the tags' embedding rows begin as: the mean of the rows of the language's English name.
 

@@ -1,4 +1,4 @@
-"""Real frames: cut from the repository's clips of human speech, or from one's own, and encoded as a device does."""
+"""Real frames: cut from the repository's clips of human speech, or from one's own, and encoded whole, 30 s at most."""
 
 from __future__ import annotations
 

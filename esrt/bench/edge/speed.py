@@ -114,7 +114,7 @@ def run(model: str, ctranslate2: Path | None, rounds: int, threads: int) -> str:
     return "\n\n".join(
         [
             report({case: found[case] for case in cases}, found[None]),
-            "Ours is all that a device does with a clip: mel, encoder, Q-Former, int8 codec, the frame's bytes. "
+            "Ours is all that a device does with one frame: mel, encoder, Q-Former, int8 codec, the frame's bytes. "
             "Whisper's is the encoder of Whisper base alone on a mel that is ready, always 30 s, in CTranslate2 "
             f"{version}, int8: it has yet to make the mel and to decode. The processor's seconds are those of all "
             f"threads together (median), which a busy machine hardly changes. {threads} thread(s) each, {rounds} "
