@@ -94,7 +94,7 @@ class ModelConfig:
     def load(path: Path) -> ModelConfig:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            return ModelConfig(
+            config = ModelConfig(
                 name=raw["name"],
                 encoder=EncoderConfig(**raw["encoder"]),
                 adapter=AdapterConfig(**raw["adapter"]),
@@ -103,6 +103,9 @@ class ModelConfig:
                 branch=raw.get("branch", "smt"),
                 longest=raw.get("longest", WINDOW_SECONDS),
             )
+            if not 1 <= config.longest <= WINDOW_SECONDS:
+                raise ValueError(f"longest is 1 to {WINDOW_SECONDS} s, not {config.longest}")
+            return config
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError("model_damaged", f"{path} is not an ESRT model configuration: {error}.") from error
 

@@ -251,7 +251,8 @@ def _after(
             segment = next(spoken, None)
             if segment is None or (segment.start, segment.end) != (result.start, result.end):
                 raise UsageError(
-                    "resume_mismatch", "What is done already is not of this audio: begin anew, without --resume."
+                    "resume_mismatch",
+                    "What is done already is not of this audio, or was cut elsewhere: begin anew, without --resume.",
                 )
         yield from spoken
 

@@ -51,7 +51,7 @@ esrt ugsd tune dev.jsonl --to eng --draft drafter --cloud http://127.0.0.1:8080 
 def run(args: argparse.Namespace) -> int:
     """Print a JSON line for each gamma tried, and last the one to take."""
     from esrt.audio.io import load
-    from esrt.config import WINDOW_SAMPLES
+    from esrt.config import SAMPLE_RATE
     from esrt.decoding import drafter as drafters
     from esrt.decoding import gates
     from esrt.decoding.speech import Speculative
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     encoder, drafter = Encoder(folder / "edge.onnx"), drafters.load(folder)
     frames = []
     for audio in audios:
-        rows = encoder.encode(load(audio)[:WINDOW_SAMPLES])
+        rows = encoder.encode(load(audio)[: int(encoder.info.longest * SAMPLE_RATE)])
         frames.append(codecs.encode(rows, "int8", encoder.tables, encoder.fingerprint).to_bytes())
     key = speech.read_key(args.key_file)
 

@@ -117,9 +117,9 @@ class Service:
                     if again := circles(heard):
                         del heard[-again:]
                         break
-            if heard and source is None:
-                source, tokens = await self._name(audio, heard, salt), tokens + 1
             transcript = self._text.read(Task.ASR, heard, source)
+            if transcript and source is None:
+                source, tokens = await self._name(audio, heard, salt), tokens + 1
             if rest := shown.next(transcript):
                 yield Event("transcript", {"language": source, "text": rest})
 
@@ -154,7 +154,7 @@ class Service:
         only = Sampling(1, salt=salt, only=frozenset(self._text.codes))
         async with aclosing(self._generate("name", audio, heard, only)) as ids:
             async for token in ids:
-                return self._text.codes[token]
+                return self._text.codes.get(token)
         return None
 
     async def _generate(

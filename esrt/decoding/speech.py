@@ -84,9 +84,9 @@ class Speculative:
         if heard and heard[-1] in text.codes:
             source = source or text.codes[heard[-1]]
             heard = heard[:-1]
-        elif heard and source is None:
-            source = self._drafter.name(heard)
         transcript = text.read(Task.ASR, heard, source)
+        if transcript and source is None:
+            source = self._drafter.name(heard)
         known = heard if source is None else [*heard, text.tags[source]]
         translations = {}
         for code in to:

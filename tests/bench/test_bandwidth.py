@@ -199,7 +199,7 @@ def test_where_opus_becomes_larger(plain: Device) -> None:
 def test_the_section_of_bytes(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, smaller in {"TARGETS": (1, 2), "LENGTHS": (1, 30), "PAPER_SECONDS": 4.0}.items():
+    for name, smaller in {"TARGETS": (1, 2), "LENGTHS": (1, 20, 30), "PAPER_SECONDS": 4.0}.items():
         monkeypatch.setattr(sizes, name, smaller)
     page = tmp_path / "page.md"
     page.write_text("<!-- bytes -->\n<!-- /bytes -->\n", encoding="utf-8")
@@ -213,6 +213,10 @@ def test_the_section_of_bytes(
         assert bare < one < two, name
         assert seconds[0] == pytest.approx(one * 8 / 1e5, abs=1e-3)
     assert 1.9 < means["WAV in Base64"][2] / means["WAV in Base64"][1] < 2.1
+    table = next(number for number, row in enumerate(rows) if row[0] == "frames")
+    frames, int8 = ([int(cell.replace(",", "")) for cell in rows[table + row][1:]] for row in (0, 2))
+    assert frames[0] == 1 and 3 <= frames[1] < frames[2] < 9, "no more than 8 s in one"
+    assert all(count * 41_000 < sent < count * 41_500 for count, sent in zip(frames, int8, strict=True)), "all are sent"
     assert "Goal over 300: met." in text, "from a real 30 s of speech over a real socket"
     assert [row[0] for row in rows if "paper" in row[0]] == [f"{name}, in the paper" for name in sizes.PAPER]
 

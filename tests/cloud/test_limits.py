@@ -250,6 +250,8 @@ def test_a_deadline_ends_every_branch(
     generate = service.engine.generate
 
     def long_translations(rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
+        if sampling.only:  # the language that no text here ends with
+            return generate(rows, sampling)
         return generate(rows, Sampling(5 if len(rows) == 20 else 1_000_000, sampling.stop_ids))
 
     service.engine.generate = long_translations  # type: ignore[method-assign]

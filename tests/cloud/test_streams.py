@@ -85,6 +85,8 @@ def test_leaving_during_the_translations_frees_them_all(
     generate = service.engine.generate
 
     def long_translations(rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
+        if sampling.only:  # the language that no text here ends with
+            return generate(rows, sampling)
         return generate(rows, Sampling(30 if len(rows) == 20 else 1_000_000, sampling.stop_ids))
 
     service.engine.generate = long_translations  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from esrt.config import ModelConfig
 from esrt.errors import ModelError
 from esrt.model import checkpoint, language_model, manifest
 from tests.model import tiny
@@ -118,6 +119,17 @@ def test_the_lora_adds_what_it_learned(delta: checkpoint.Delta, lora: PeftModel,
     (folder / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError) as caught:
         language_model.merge_lora(language_model.load_language_model(gemma), folder)
+    assert caught.value.code == "model_damaged"
+
+
+@pytest.mark.parametrize("longest", [0, 31, "8", None])
+def test_a_segment_that_no_frame_can_hold(delta: checkpoint.Delta, tmp_path: Path, longest: object) -> None:
+    path = tmp_path / "config.json"
+    delta.config.save(path)
+    assert ModelConfig.load(path).longest == 30
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"longest": longest}))
+    with pytest.raises(ModelError) as caught:
+        ModelConfig.load(path)
     assert caught.value.code == "model_damaged"
 
 

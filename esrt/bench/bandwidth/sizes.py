@@ -115,9 +115,8 @@ def run(model: str, manifest: Path, each: int) -> str:
         }
         device, handshake = connect(), devices[1].handshake
         long = {length: sent(device, _composed(length, encoder), 1) for length in LENGTHS}
-        device = connect()
         cut = {length: as_cut(speech(length), encoder, "spa") for length in LENGTHS}
-        pieces = {length: sent(device, clip, 1) for length, clip in cut.items()}
+        pieces = {length: sent(connect(), clip, 1) for length, clip in cut.items()}
         small, waves = long[LENGTHS[0]][SMALL], _speech_of(spoken)
         even = {code: break_even(device, wave, small, live=False) for code, wave in waves.items()}
         live = {code: break_even(device, wave, small, live=True) for code, wave in waves.items()}
