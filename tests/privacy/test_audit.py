@@ -133,7 +133,7 @@ def test_translations_are_those_of_a_model_and_its_sounds(
         return SimpleNamespace(translations={"eng": "again"})
 
     monkeypatch.setattr("esrt.bench.privacy.load_service", lambda _: None)
-    monkeypatch.setattr("esrt.bench.privacy.Encoder", lambda _: SimpleNamespace(codecs=[]))
+    monkeypatch.setattr("esrt.bench.privacy.Encoder", lambda _: SimpleNamespace(codecs=[], info=None))
     # Both language models are behind one edge half.
     monkeypatch.setattr("esrt.bench.privacy.fingerprint", lambda _: bytes(8))
     monkeypatch.setattr("esrt.bench.training.score.Searching", lambda _: SimpleNamespace(close=lambda: None))
