@@ -132,7 +132,7 @@ PRESETS: dict[str, ModelConfig] = {
             AdapterConfig("whisper", 80, 512, 6, 8, 2048, 1),
             _GEMMA_270M,
             "speech",
-            longest=8,  # 98 % of the clips that it has learned from are no longer
+            longest=8,  # 97 % of the clips that it has learned from are no longer
         ),
         ModelConfig("ESRT-1B", _WHISPER_LARGE, _qformer(80), _MILMMT_1B, "full"),
         ModelConfig("ESRT-4B", _WHISPER_LARGE, _qformer(80), _MILMMT_4B, "full"),
