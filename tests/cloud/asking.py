@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
 
+from esrt.cloud.engines.base import Rows, Sampling
+from esrt.cloud.service import Service
 from esrt.wire.schemas import Problem
 
 Serve = Callable[..., AbstractContextManager[Any]]
@@ -37,3 +39,15 @@ def soon(check: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def long_translations(service: Service, after: int) -> None:
+    """From now on a transcript, which follows 20 audio rows alone, has `after` tokens, and a translation no end."""
+    generate = service.engine.generate
+
+    def longer(rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
+        if sampling.only:  # the language that no text here ends with
+            return generate(rows, sampling)
+        return generate(rows, Sampling(after if len(rows) == 20 else 1_000_000, sampling.stop_ids))
+
+    service.engine.generate = longer  # type: ignore[method-assign]

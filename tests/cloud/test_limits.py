@@ -17,14 +17,13 @@ import pytest
 from starlette.requests import ClientDisconnect
 from transformers import Gemma3ForCausalLM
 
-from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.limits import Admission, Busy, Limits, Tenants
 from esrt.cloud.routes import _EventStream
 from esrt.cloud.service import Service
 from esrt.edge.client import Client
 from esrt.wire.schemas import Problem
 from tests.cloud import asking
-from tests.cloud.asking import KEYS, STREAM, Serve, problem
+from tests.cloud.asking import KEYS, STREAM, Serve, long_translations, problem
 
 client = partial(asking.client, timeout=60)
 
@@ -247,14 +246,7 @@ def test_a_deadline_ends_every_branch(
     serve: Serve, make_service: Callable[..., Service], endless: Gemma3ForCausalLM, frame_of: Any
 ) -> None:
     service = make_service(endless)
-    generate = service.engine.generate
-
-    def long_translations(rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
-        if sampling.only:  # the language that no text here ends with
-            return generate(rows, sampling)
-        return generate(rows, Sampling(5 if len(rows) == 20 else 1_000_000, sampling.stop_ids))
-
-    service.engine.generate = long_translations  # type: ignore[method-assign]
+    long_translations(service, after=5)
     url = "/v1/translations?to=deu&to=fra&to=ita"
     with serve(service, KEYS, limits=Limits(deadline=1.5)) as server, client(server) as ann:
         with ann.stream("POST", url, content=frame_of(1), headers=STREAM) as response:

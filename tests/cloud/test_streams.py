@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from transformers import Gemma3ForCausalLM
 
-from esrt.cloud.engines.base import Rows, Sampling
 from esrt.cloud.service import Service
 from esrt.wire.schemas import Problem
-from tests.cloud.asking import KEYS, STREAM, Serve, client, problem, soon
+from tests.cloud.asking import KEYS, STREAM, Serve, client, long_translations, problem, soon
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
@@ -82,14 +81,7 @@ def test_leaving_during_the_translations_frees_them_all(
     serve: Serve, make_service: Callable[..., Service], endless: Gemma3ForCausalLM, frame_of: Any
 ) -> None:
     service = make_service(endless)
-    generate = service.engine.generate
-
-    def long_translations(rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:
-        if sampling.only:  # the language that no text here ends with
-            return generate(rows, sampling)
-        return generate(rows, Sampling(30 if len(rows) == 20 else 1_000_000, sampling.stop_ids))
-
-    service.engine.generate = long_translations  # type: ignore[method-assign]
+    long_translations(service, after=30)
     with serve(service, KEYS) as server:
         with (
             client(server) as http,
