@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import secrets
 import signal
@@ -35,11 +36,14 @@ QUEUE = 2
 """Requests that one replica takes at once, and as many that wait in Ray's proxy."""
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Below those that the system gives away, from which Ray's own processes take many before ours are in use."""
+    found: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind((HOST, port))
+            found.append(port)
+    return found[:count]
 
 
 def parents() -> dict[int, tuple[int, str]]:
@@ -113,7 +117,7 @@ def cluster(
     work = tmp_path_factory.mktemp("ray")
     redis = start_redis(work)
     key = add_key("laptop", work / "keys.txt")
-    ports = [free_port() for _ in range(3)]
+    ports = free_ports(3)
     config = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
     config["http_options"] |= {"host": HOST, "port": ports[0]}
     [application] = config["applications"]
