@@ -135,7 +135,7 @@ def timing(parser: argparse.ArgumentParser) -> None:
         "--timing",
         choices=("fast", "constant"),
         default="fast",
-        help="constant: every segment takes the time of 30 s, so that a watcher learns nothing of its length",
+        help="constant: every segment takes the time of the longest, so that a watcher learns nothing of its length",
     )
 
 

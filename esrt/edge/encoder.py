@@ -13,9 +13,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from esrt.audio.padding import pad
-from esrt.audio.protect import protect
+from esrt.audio.protect import LONGEST, protect
 from esrt.audio.samples import Samples, checked
-from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, WINDOW_SECONDS
+from esrt.config import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS
 from esrt.edge.cores import saturates, usable_cores
 from esrt.errors import AudioError, ModelError
 from esrt.wire.codecs import CODECS, Tables, check_codec, encode, encode_codes
@@ -59,8 +59,8 @@ class Encoder:
     def __init__(self, path: str | Path, threads: int | None = None, timing: Timing = "fast") -> None:
         """Load the ONNX file at `path`; `threads` is one per physical core if not given.
 
-        `timing`: `fast` computes only what holds speech; `constant` always 30 s, so that the time a clip takes does not
-        tell its length, as the rows' shape never does.
+        `timing`: `fast` computes only what holds speech; `constant` always as much as the longest segment has, so that
+        the time a segment takes does not tell its length, as the rows' shape never does. What is longer takes 30 s.
 
         Raises ModelError `edge_model_missing`, `edge_model_damaged` or `edge_model_unsupported`.
         """
@@ -120,13 +120,19 @@ class Encoder:
         waveform = pad(samples, self.info.context)
         frames = np.array([len(waveform) // FRAME_SAMPLES])
         if self._timing == "constant":
-            waveform = pad(waveform, "full")
+            waveform = np.pad(waveform, (0, self._constant(len(waveform)) - len(waveform)))
         try:
             (found,) = self._session.run([output], {"waveform": waveform[None], "frames": frames}, options)
             result: npt.NDArray[Any] = found[0]
             return result
         except Exception as error:  # see above
             raise self._damaged("it fails on a clip that it should take") from error
+
+    def _constant(self, length: int) -> int:
+        """Samples to compute instead of `length`: those of the longest segment, with what protection may add to it."""
+        longest = int(self.info.longest * SAMPLE_RATE) + 2 * LONGEST * self.protect
+        segment = len(pad(np.zeros(min(longest, WINDOW_SAMPLES), np.float32), self.info.context))
+        return segment if length <= segment else WINDOW_SAMPLES
 
     def _describe(self) -> tuple[EdgeInfo, Tables]:
         """Read the metadata, which a damaged or foreign file may lack."""

@@ -53,11 +53,23 @@ def test_the_full_context_is_30_seconds(make_edge: MakeEdge, tiny: Any) -> None:
     np.testing.assert_allclose(rows, tiny.by_hand(samples, WINDOW_SAMPLES), atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1, 50_001, 480_000])
-def test_constant_timing_computes_30_seconds_and_gives_the_same_rows(
-    make_edge: MakeEdge, tiny: Any, monkeypatch: pytest.MonkeyPatch, size: int
+@pytest.mark.parametrize(
+    ("longest", "protect", "size", "length"),
+    [
+        (30, False, 1, 480_000),
+        (30, True, 480_000, 480_000),
+        (8, False, 1, 136_000),
+        (8, False, 128_000, 136_000),
+        (8, False, 136_001, 480_000),
+        (8, True, 1, 168_000),
+        (8, True, 128_000, 168_000),
+    ],
+)
+def test_constant_timing_computes_as_for_the_longest_segment_and_gives_the_same_rows(
+    make_edge: MakeEdge, monkeypatch: pytest.MonkeyPatch, longest: float, protect: bool, size: int, length: int
 ) -> None:
-    encoder = Encoder(make_edge(), timing="constant")
+    encoder = Encoder(make_edge(longest=longest), timing="constant")
+    encoder.protect = protect
     seen: list[tuple[int, ...]] = []
     session = encoder._session
 
@@ -67,8 +79,9 @@ def test_constant_timing_computes_30_seconds_and_gives_the_same_rows(
 
     monkeypatch.setattr(encoder, "_session", SimpleNamespace(run=run))
     rows = encoder.encode(noise(size))
-    assert seen == [(1, WINDOW_SAMPLES)]
-    np.testing.assert_allclose(rows, Encoder(make_edge()).encode(noise(size)), atol=1e-6)
+    assert seen == [(1, length)]
+    if not protect:  # which shifts it by another length each time
+        np.testing.assert_allclose(rows, Encoder(make_edge()).encode(noise(size)), atol=1e-6)
 
 
 def test_processors_that_overflow_in_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
