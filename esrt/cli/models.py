@@ -70,7 +70,7 @@ def _info(args: argparse.Namespace) -> int:
     print(f"adapter   {adapter.style}: {adapter.layers} layers, {adapter.heads} heads, {_shape(config)} on the wire")
     print(f"LLM       {llm.weights}: {llm.layers} layers, width {llm.width}")
     print(f"state     {state(args.name)}")
-    print(f"one frame {sizes}, for any speech up to {config.longest:g} s")
+    print(f"one frame {sizes}; speech is cut at {config.longest:g} s")
     return 0
 
 

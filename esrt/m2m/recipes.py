@@ -80,7 +80,7 @@ def m2m_medium_12() -> Recipe:
         name="m2m-medium-12",
         model=M2MConfig("whisperM2M-medium-12", "openai/whisper-medium", 12, 3, PAPER),
         stages=(Stage("joint", "all", 50_000, 64, 1e-4, 5000),),
-        weights={"covost": 0.5, "fleurs": 0.5},
+        weights={"covost2": 0.5, "fleurs": 0.5},
         encoder="lora",
         accumulate=4,
     )

@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_none(checkpoint: Path, tmp_path: Path) -> None:
 def test_without_comet(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as missing:
         comet.scores([("a", "b", "c")])
-    assert missing.value.code == "comet_missing" and "esrt[comet]" in str(missing.value)
+    assert missing.value.code == "comet_missing" and ".[comet]" in str(missing.value)
     with pytest.raises(UsageError) as nowhere:
         comet.scores([("a", "b", "c")], python=str(tmp_path / "python"))
     assert nowhere.value.code == "comet_missing"

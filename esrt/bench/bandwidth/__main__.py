@@ -1,6 +1,6 @@
 """What an utterance costs to send, as sound and as frames, and in the texts; one command a section.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[cloud,eval,tiny]'` and openssl):
+How to run, from the root of a checkout (needs `pip install '.[cloud,eval,tiny]'` and openssl):
 
     esrt bench bandwidth bytes   --data data --clips 25
     esrt bench bandwidth quality --data data --clips 25

@@ -1,6 +1,6 @@
 """Measurements of the cloud's half, one command a section.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[cloud,tiny]'`):
+How to run, from the root of a checkout (needs `pip install '.[cloud,tiny]'`):
 
     esrt bench cloud speed
     esrt bench cloud fork

@@ -1,6 +1,6 @@
 """Measurements of the device's half, one command a section.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[cloud,eval,tiny]'`):
+How to run, from the root of a checkout (needs `pip install '.[cloud,eval,tiny]'`):
 
     python -m esrt.bench.edge speed
     python -m esrt.bench.edge memory

@@ -1,6 +1,6 @@
 """Measurements of whisperM2M and KVSPN on held-out clips.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[train,eval,tiny]'`), `MODEL` and `SMALL` being what
+How to run, from the root of a checkout (needs `pip install '.[train,eval,tiny]'`), `MODEL` and `SMALL` being what
 `esrt m2m train` and `esrt m2m prune` wrote:
 
     python -m esrt.bench.kvspn all --data data --model MODEL --small SMALL

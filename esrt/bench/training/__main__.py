@@ -1,6 +1,6 @@
 """Measurements of training, one command a section.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[train,eval,tiny]'`):
+How to run, from the root of a checkout (needs `pip install '.[train,eval,tiny]'`):
 
     python -m esrt.bench.training throughput --data data --steps 20
     python -m esrt.bench.training memory     --data data --steps 1000

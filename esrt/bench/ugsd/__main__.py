@@ -1,6 +1,6 @@
 """Measurements of UGSD, one command a section.
 
-How to run, from the root of a checkout (needs `pip install 'esrt[cloud,eval,train,tiny]'`, and a drafter):
+How to run, from the root of a checkout (needs `pip install '.[cloud,eval,train,tiny]'`, and a drafter):
 
     esrt draft make ESRT-270M --to eng,deu,fra,spa --data data --manifest human --manifest synth --run runs/draft
     python -m esrt.bench.ugsd translation --data data --draft runs/draft/model
