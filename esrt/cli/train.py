@@ -58,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.data is None or args.folder is None:
         raise UsageError("usage", "Training needs --data and --run: see `esrt train --help`.")
+    from esrt.train import checkpoint
     from esrt.train.run import run as train
 
+    later = recipe.stages[0] != recipes.get(args.recipe).stages[0]
+    if later and recipe.start is None and checkpoint.place(Path(args.folder)) is None:
+        text = f"There is no run in {args.folder} that --stage {args.stage} could go on from: name it, or --from MODEL."
+        raise UsageError("no_run", text)
     train(recipe, Path(args.data), Path(args.folder))
     return 0

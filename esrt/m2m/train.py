@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -33,7 +32,6 @@ from esrt.train.progress import Progress
 from esrt.train.sampler import Sampler, capped, clips
 
 SAVE_EVERY = 25  # steps, a few minutes on a processor
-RUN = "run.json"  # beside the state: what it is of
 IMPORTANCE_BATCHES = 8
 BASE_SHOWN = ("total", "speech", "text", "teach", "draft", "right")
 LONGEST_OWN = 64  # tokens of the base's own outputs that drafters learn from
@@ -175,7 +173,12 @@ def build(
         parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
     torch.manual_seed(recipe.seed)
     model = None if start is None else load(start)
-    _same_run(folder, at, recipe, start, size, accelerator.is_main_process)
+    of = {
+        "recipe": recipe.name,
+        "start": None if start is None else manifest.identity(start),
+        "size": None if size is None else asdict(size),
+    }
+    checkpoint.same_run(folder, at, of, accelerator.is_main_process)
     if model is not None:
         recipe = replace(recipe, model=model.config)
     languages = recipe.model.languages
@@ -205,29 +208,6 @@ def build(
         model.config = replace(model.config, trimmed=True, precision=precision)
         teacher.to(accelerator.device).requires_grad_(False)
     return Trainer(recipe, model, Network(model, recipe, teacher), batches, accelerator, folder)
-
-
-def _same_run(
-    folder: Path, at: checkpoint.Place | None, recipe: Recipe, start: Path | None, size: Size | None, main: bool
-) -> None:
-    """Compares what the state in `folder` is of with this run; a new run's main process writes that down.
-
-    A state without such a file, of an older version, is taken by its stage. Raises UsageError `resume_mismatch`.
-    """
-    of = {
-        "recipe": recipe.name,
-        "start": None if start is None else manifest.identity(start),
-        "size": None if size is None else asdict(size),
-    }
-    said, beside = json.dumps(of) + "\n", folder / RUN
-    if at is None:
-        if main:
-            beside.write_text(said, encoding="utf-8")
-        return
-    other = beside.is_file() and beside.read_text(encoding="utf-8") != said
-    if other or at.stage not in [stage.name for stage in recipe.stages]:
-        text = f"The run in {folder} is of another recipe, model or size: name another --run."
-        raise UsageError("resume_mismatch", text)
 
 
 def cached(folder: Path, audios: list[str], model: M2M, device: torch.device) -> Features:

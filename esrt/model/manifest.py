@@ -92,12 +92,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
         for path in work.rglob("*"):
             if path.is_file():
                 path.chmod(0o644)  # safetensors makes private files
-            _flush(path)
-        _flush(work)
+            flush(path)
+        flush(work)
         if target.exists():
             target.rename(old)
         work.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -111,7 +111,8 @@ def remove_leftovers(target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)

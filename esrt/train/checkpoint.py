@@ -19,7 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from esrt.errors import UsageError
+from esrt.model.manifest import flush
+
 FILE = "state.safetensors"
+RUN = "run.json"  # beside the state: what it is of
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ def place(folder: Path) -> Place | None:
     return Place(at["stage"], at["step"], at["bf16"], tasks)
 
 
+def same_run(folder: Path, at: Place | None, of: Mapping[str, object], main: bool) -> None:
+    """Compares what the state in `folder` is `of` with this run; a new run's main process writes that down.
+
+    A state of an older version has nothing beside it, and is taken. Raises UsageError `resume_mismatch`.
+    """
+    said, beside = json.dumps(of) + "\n", folder / RUN
+    if at is None:
+        if main:
+            beside.write_text(said, encoding="utf-8")
+    elif beside.is_file() and beside.read_text(encoding="utf-8") != said:
+        text = f"The run in {folder} is of another recipe, or began from another model or size: name another --run."
+        raise UsageError("resume_mismatch", text)
+
+
 def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, at: Place) -> None:
     """Writes folder/state.safetensors beside, then renames it. All processes call this; the main one writes."""
     tensors, shards = {}, ""
@@ -66,7 +84,9 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
         return
     beside = folder / f"{FILE}.part"
     save_file(tensors, beside, {"place": json.dumps(asdict(at)), "shards": shards})
+    flush(beside)
     beside.replace(folder / FILE)
+    flush(folder)
     for old in folder.glob("shards-*"):
         if old.name != shards:
             shutil.rmtree(old)

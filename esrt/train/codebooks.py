@@ -6,6 +6,7 @@ with a model because each stage has a small subspace of its own, in the coordina
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> None:
         raise UsageError("too_few_clips", f"{len(rows)} clips are too few to train codebooks: take more (--clips).")
     tables = checkpoint.read_state(folder / checkpoint.CODEC)
     made = {"int8_scale": tables["int8_scale"], **int4(rows), **books(rows, metric(checkpoint.load_projector(folder)))}
-    checkpoint.save_codec(made, folder)
-    manifest.write(folder)
+    with manifest.whole_folder(folder) as work:
+        shutil.copytree(folder, work, ignore=shutil.ignore_patterns(manifest.MANIFEST), dirs_exist_ok=True)
+        checkpoint.save_codec(made, work)
 
 
 def _faiss() -> Any:

@@ -232,14 +232,17 @@ def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
 
 def _train(distiller: Distiller, source: Source, plan: Plan, run: Path, model: str) -> None:
     """`model` names the whole one: a checkpoint of another is not gone on with."""
-    student, of = distiller.student, json.dumps([model, *distiller.keep])
+    student, of = distiller.student, json.dumps([model, distiller.keep, plan.to, dict(plan.weights)])
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
     at, done = run / "state.safetensors", 0
     if at.is_file():
         with safe_open(at, "pt") as file:
             if (file.metadata() or {}).get("of") != of:
-                raise UsageError("resume_mismatch", f"{at} is not of these layers of this model: name another --run.")
+                raise UsageError(
+                    "resume_mismatch",
+                    f"{at} is not of these layers, languages and manifests of this model: name another --run.",
+                )
         state = load_file(at)
         done = int(state.pop("step"))
         student.load_state_dict(part(state, "student."), strict=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -44,8 +44,10 @@ class Example:
 
 
 def plain(text: str) -> str:
-    """Lower case, letters and digits only: what the CTC warm-up is asked for."""
-    return re.sub(r"\s+", " ", re.sub(r"[^\w\s']|_", " ", text.lower())).strip()
+    """Lower case, letters and digits only: what the CTC warm-up is asked for. Marks of letters stay (NFC)."""
+    letters = unicodedata.normalize("NFC", text.lower())
+    kept = (c if c.isalnum() or c == "'" or unicodedata.category(c)[0] == "M" else " " for c in letters)
+    return " ".join("".join(kept).split())
 
 
 def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,17 +25,20 @@ from esrt.train.sources import synth
 
 SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
 _BATCH_FRAMES = 4000
+_HERE = "./"  # before the name of a sound that lies below the cache's own folder
 
 
 class Features:
     """Frames of clips by audio path: float16 [t, width] each, one after the other in one file, with an index beside.
 
-    A clip whose sound has changed since counts as never encoded; one whose sound is gone stays.
+    A clip whose sound has changed since counts as never encoded; one whose sound is gone stays. Sound below the folder
+    beside which this one lies is named from there, so that both may be moved together.
     """
 
     def __init__(self, folder: Path, width: int, context: Literal["speech", "full"] = "speech") -> None:
         """`context` is that of config.ModelConfig. Raises UsageError `features_differ` for another encoder's frames."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._root = folder.resolve().parent
         self.width, self.context = width, context
         self.index: dict[str, tuple[int, int]] = {}
         self._folder, self._data, self._lines = folder, folder / "frames.f16", folder / "index.jsonl"
@@ -52,6 +56,8 @@ class Features:
             if not line.endswith(b"\n"):
                 break
             audio, start, frames, *stamp = json.loads(line)
+            if audio.startswith(_HERE):
+                audio = str(self._root / audio)
             self.index[audio], stamps[audio] = (start, frames), stamp
             self._frames = start + frames
             self._index_bytes += len(line)
@@ -83,7 +89,9 @@ class Features:
 
     def append(self, audio: str, frames: np.ndarray, stamp: Sequence[int] = ()) -> None:
         """Keeps the frames [t, width] of a clip; t = 0 says that it has none. `stamp` tells when its sound changes."""
-        line = json.dumps([audio, self._frames, len(frames), *stamp]).encode() + b"\n"
+        below = Path(audio).is_relative_to(self._root)
+        name = _HERE + Path(audio).relative_to(self._root).as_posix() if below else audio
+        line = json.dumps([name, self._frames, len(frames), *stamp]).encode() + b"\n"
         _write_at(self._data, self._frames * self.width * 2, frames.astype(np.float16).tobytes())
         _write_at(self._lines, self._index_bytes, line)
         self.index[audio] = (self._frames, len(frames))
@@ -93,14 +101,27 @@ class Features:
     def fill(self, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
         """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there.
 
-        A second command that fills the same folder waits, and encodes only what the first one did not.
+        A second command that fills the same folder waits, and encodes only what the first one did not. A clip of less
+        than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit.
         """
         with FileLock(self._folder / ".lock"):
             self._read()
             beside = self._encoder.with_suffix(".part")
             beside.write_text(json.dumps(self._described()), encoding="utf-8")
             beside.replace(self._encoder)
-            self._fill([audio for audio in dict.fromkeys(audios) if audio not in self.index], config, encoder)
+            missing = [audio for audio in dict.fromkeys(audios) if audio not in self.index]
+            self._check_room(len(missing))
+            self._fill(missing, config, encoder)
+
+    def _check_room(self, clips: int) -> None:
+        """Before hours of encoding; what frames of the speech alone take is known only afterwards."""
+        needed = clips * WINDOW_SAMPLES // FRAME_SAMPLES * self.width * 2 if self.context == "full" else 0
+        if needed > (free := shutil.disk_usage(self._folder).free):
+            raise UsageError(
+                "disk_full",
+                f"Frames of {clips:,} clips take {needed / 1e9:,.0f} GB; {self._folder} has {free / 1e9:,.0f} GB left: "
+                "choose fewer clips, or move the folder of data to a larger disk.",
+            )
 
     @torch.inference_mode()
     def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
@@ -113,7 +134,7 @@ class Features:
                 for audio in missing[first : first + pool]:
                     stamp = _stamp(audio)  # before it is read: a change meanwhile shows
                     samples = _load(audio)
-                    if len(samples) < SHORTEST:
+                    if not SHORTEST <= len(samples) <= WINDOW_SAMPLES:
                         self.append(audio, np.zeros((0, self.width)), stamp)
                     else:
                         waves.append((audio, stamp, pad(samples, self.context)))
@@ -141,9 +162,9 @@ def _stamp(audio: str) -> list[int]:
 
 
 def _load(audio: str) -> Samples:
-    """At most 30 s of a recording; nothing of one that is empty, as some packages have them."""
+    """A recording; nothing of one that is empty, as some packages have them."""
     try:
-        return (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)[:WINDOW_SAMPLES]
+        return (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)
     except AudioError as error:
         if error.code == "audio_empty":
             return np.zeros(0, np.float32)

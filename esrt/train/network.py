@@ -69,11 +69,12 @@ class TiedCTC(nn.Module):
 def ctc_loss(logits: Tensor, targets: Targets) -> Tensor:
     """CTC loss a target token, of each clip [b]; a target that cannot fit counts zero."""
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
-    inputs = torch.full_like(targets.lengths, logits.shape[1])
-    losses = nn.functional.ctc_loss(
-        log_probabilities, targets.tokens, inputs, targets.lengths, reduction="none", zero_infinity=True
-    )
-    return losses / targets.lengths.clamp(min=1)
+    tokens, lengths = targets.tokens, targets.lengths
+    if logits.device.type == "mps":  # PyTorch has no CTC there
+        log_probabilities, tokens, lengths = log_probabilities.cpu(), tokens.cpu(), lengths.cpu()
+    inputs = torch.full_like(lengths, logits.shape[1])
+    losses = nn.functional.ctc_loss(log_probabilities, tokens, inputs, lengths, reduction="none", zero_infinity=True)
+    return (losses / lengths.clamp(min=1)).to(logits.device)
 
 
 def told_loss(rows: Tensor, captions: Tensor, words: Tensor) -> Tensor:

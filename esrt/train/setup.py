@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from esrt.config import PRESETS, ModelConfig
 from esrt.errors import ModelError, UsageError
 from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
+from esrt.model.manifest import sha256
 from esrt.model.outputs import spelling
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
@@ -113,9 +115,8 @@ def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], di
 
 
 @torch.no_grad()
-def warm_start(network: Network, name: str) -> None:
-    """Gives the network the adapter, projector, tags and LoRA of a model, a folder or a name. Raises ModelError."""
-    folder = Path(name) if Path(name).is_dir() else hub.resolve(name)
+def warm_start(network: Network, folder: Path) -> None:
+    """Gives the network the adapter, projector, tags and LoRA of the model in `folder`. Raises ModelError."""
     delta = folders.load_delta(folder)
     try:
         network.adapter.load_state_dict(delta.adapter)
@@ -128,23 +129,34 @@ def warm_start(network: Network, name: str) -> None:
                 raise RuntimeError(f"no place for {found[0]}")
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError("model_mismatch", f"{name} is no start for this recipe's model: {reason}.") from error
+        raise ModelError("model_mismatch", f"{folder} is no start for this recipe's model: {reason}.") from error
 
 
 def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     """A trainer for the manifests `data`/<name>.jsonl of the recipe; encodes what is not in `data`/features yet.
 
     Weights come from `recipe.start` or the base models; those of a run that is under way, from its state, later.
+    Raises UsageError (manifest_..., batch_not_divisible, resume_mismatch, new_words, features_...), ModelError.
     """
     at = checkpoint.place(run)
     accelerator = parallel.start(recipe, run, None if at is None else at.bf16)
-    config = PRESETS[recipe.model]
+    for stage in recipe.stages:
+        parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
+    config, start = PRESETS[recipe.model], None
+    if recipe.start is not None:
+        start = Path(recipe.start) if Path(recipe.start).is_dir() else hub.resolve(recipe.start)
+    of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
+    checkpoint.same_run(run, at, of, accelerator.is_main_process)
     names = {name for stage in recipe.stages for name in stage.weights or recipe.weights}
     rows = {name: capped(read_manifest(data / f"{name}.jsonl"), recipe.cap, recipe.seed) for name in sorted(names)}
     whisper, whisper_tokenizer = read_whisper(config)
     llm_folder = hub.base(config.llm.weights)
     tokenizer = load_tokenizer(llm_folder)
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
+    spelled = spelling(tokenizer.get_vocab())
+    # What the first model could write, this one still can.
+    able = None if start is None else folders.load_outputs(start)
+    special = [end] if able is None else [end, *({*able.tolist()} - {*tags, *spelled})]
     every = [row for found in rows.values() for row in found]
     asked = {n for s in recipe.stages if s.objective == "ctc-whisper" for n in s.weights or recipe.weights}
     heard = [row for name in sorted(asked) for row in rows[name]]
@@ -152,14 +164,13 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     with accelerator.main_process_first():
         device = accelerator.device
         features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
-        by_whisper, by_llm = vocabularies(run / "vocabularies.json", every, tokenizer, whisper_tokenizer, [end], heard)
-    outputs = sorted({*by_llm, *tags, *spelling(tokenizer.get_vocab())})
+        by_whisper, by_llm = vocabularies(
+            run / "vocabularies.json", every, tokenizer, whisper_tokenizer, special, heard
+        )
+    outputs = sorted({*by_llm, *tags, *spelled})
     known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}
-    sets = {
-        name: [clip for clip in clips(found, lengths) if len(plain(clip.transcript)) > 1]
-        for name, found in rows.items()
-    }
+    sets = {name: _taught(name, found, lengths, accelerator) for name, found in rows.items()}
     back = None
     if recipe.validate_every:
         sets, back = split(sets)
@@ -175,12 +186,27 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     torch.manual_seed(recipe.seed)
     network = new_network(recipe, known, whisper, whisper_tokenizer, llm_folder, accelerator)
     # An adversary's adapter is measured against the one that it began as, in a resumed run too.
-    if recipe.start and (at is None or voices):
-        warm_start(network, recipe.start)
+    if start is not None and (at is None or voices):
+        warm_start(network, start)
     if voices:
         network.adversary = Adversary(network.adapter, accelerator.device)
     validation = batches(back, False) if back else None
     return Trainer(recipe, network, batches(sets, recipe.augment, voices), accelerator, run, validation)
+
+
+def _taught(name: str, rows: Sequence[Row], lengths: Mapping[str, int], accelerator: Accelerator) -> list[Clip]:
+    """A manifest's clips with frames and a transcript; tells how many are left out.
+
+    Raises UsageError `no_clips`.
+    """
+    found = [clip for clip in clips(rows, lengths) if len(plain(clip.transcript)) > 1]
+    out = len({row.audio for row in rows}) - len(found)
+    why = f"{name}.jsonl: {out:,} clips are left out, as they have no transcript, or are not of 0.3 to 30 s."
+    if not found:
+        raise UsageError("no_clips", why)
+    if out and accelerator.is_main_process:
+        print(why, file=sys.stderr)
+    return found
 
 
 def new_network(

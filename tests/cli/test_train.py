@@ -33,6 +33,7 @@ def test_one_stage_of_a_recipe() -> None:
         (["esrt-270m", "--data", "d"], "usage"),
         (["esrt-9000", "--data", "d", "--run", "r"], "unknown_recipe"),
         (["esrt-270m", "--data", "d", "--run", "r", "--stage", "IV"], "unknown_stage"),
+        (["esrt-270m", "--data", "d", "--run", "r", "--stage", "III"], "no_run"),
     ],
 )
 def test_wrong_arguments(run: Run, arguments: list[str], code: str) -> None:

@@ -88,10 +88,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCa
         def held_back(self) -> Iterator[tuple[torch.Tensor, Answers]]:
             yield self.batch(99)
 
-    def train(steps: int, run: Path, keep: Sequence[int] = (0, 5), model: str = "whole") -> dict[str, torch.Tensor]:
+    def train(
+        steps: int, run: Path, keep: Sequence[int] = (0, 5), model: str = "whole", to: str = "deu"
+    ) -> dict[str, torch.Tensor]:
         run.mkdir(exist_ok=True)
         distiller = Distiller(whole, prune(whole, keep), keep, torch.arange(300))
-        plan = Plan(2, ("deu",), {}, steps, warmup=1, rate=1e-3)
+        plan = Plan(2, (to,), {}, steps, warmup=1, rate=1e-3)
         _train(distiller, Two(), plan, run, model)  # type: ignore[arg-type]
         return {name: p.detach() for name, p in distiller.student.named_parameters() if p.requires_grad}
 
@@ -101,7 +103,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCa
     # Steps 3 and 4 from the checkpoint, and once more from a copy of it: the moments of the optimiser came along.
     assert all(torch.equal(done[name], tensor) for name, tensor in train(4, tmp_path / "b").items())
     assert (tmp_path / "a" / "log.jsonl").read_text().count('"step": 4') == 1
-    for keep, model in (((0, 3), "whole"), ((0, 5), "another")):
+    for keep, model, to in (((0, 3), "whole", "deu"), ((0, 5), "another", "deu"), ((0, 5), "whole", "fra")):
         with pytest.raises(UsageError) as refused:
-            train(6, tmp_path / "b", keep, model)
+            train(6, tmp_path / "b", keep, model, to)
         assert refused.value.code == "resume_mismatch"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_a_batch_gives_what_each_clip_gives(tmp_path: Path, recordings: list[str
     features = Features(tmp_path / "features", 32)
     features.fill(recordings, CONFIG, encoder)
     lengths = {Path(audio).stem: frames for audio, (_, frames) in features.index.items()}
-    assert lengths == {"a": 100, "b": 225, "empty": 0, "long": 1500}
+    assert lengths == {"a": 100, "b": 225, "empty": 0, "long": 0}
 
     wave = pad((0.2 * np.random.default_rng(0).standard_normal(19_200)).astype(np.float32).clip(-1, 1), "speech")
     assert len(wave) == 100 * FRAME_SAMPLES
@@ -68,6 +69,25 @@ def test_a_sound_that_changed_is_encoded_again(tmp_path: Path, recordings: list[
     again = Features(folder, 32)
     assert again.index[recordings[0]][1] == 125 and len(again.get(recordings[0])) == 125
     assert np.array_equal(again.get(recordings[1]), kept) and (again.get(recordings[3]) == 1).all()
+
+
+def test_the_folder_of_data_may_be_moved(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    features = Features(data / "features", 4)
+    for audio in (str(data / "a.wav"), str(tmp_path / "elsewhere.wav"), "synth:{}"):
+        features.append(audio, np.full((3, 4), len(audio)))
+    data.rename(tmp_path / "moved")
+    moved = Features(tmp_path / "moved" / "features", 4)
+    assert set(moved.index) == {str(tmp_path / "moved" / "a.wav"), str(tmp_path / "elsewhere.wav"), "synth:{}"}
+    assert moved.get(str(tmp_path / "moved" / "a.wav"))[0, 0] == len(str(data / "a.wav"))
+
+
+def test_frames_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=9_599_999))
+    encoder = WhisperEncoder(CONFIG.encoder)
+    with pytest.raises(UsageError) as refused:
+        Features(tmp_path / "features", 32, "full").fill([f"{n}.wav" for n in range(100)], CONFIG, encoder)
+    assert refused.value.code == "disk_full"  # 100 clips of 1500 x 32 numbers of 2 bytes
 
 
 def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[str]) -> None:

@@ -112,13 +112,13 @@ def test_a_run_starts_from_a_model(make_trainer: Callable[..., Trainer], tmp_pat
     )
     save(tmp_path / "model", made, network.llm)
     started = tiny_network(tiny_llm())
-    warm_start(started, str(tmp_path / "model"))
+    warm_start(started, tmp_path / "model")
     for name, value in trained(network).items():
         if "ctc" not in name:
             assert torch.equal(value, trained(started)[name]), name
     wider = tiny_network(tiny_llm(), adapter=replace(ADAPTER, queries=13))
     with pytest.raises(ModelError) as caught:
-        warm_start(wider, str(tmp_path / "model"))
+        warm_start(wider, tmp_path / "model")
     assert caught.value.code == "model_mismatch"
 
 

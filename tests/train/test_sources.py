@@ -29,18 +29,19 @@ def names(test: bool, count: int) -> list[str]:
 
 
 def test_asterisk_aligns_languages_by_prompt_and_holds_prompts_out(tmp_path: Path) -> None:
-    seen, kept = names(False, 2), names(True, 1)
-    texts = [f"{name}: This is {name}." for name in seen + kept]
+    seen, kept, twin = names(False, 2), names(True, 1), names(True, 2)[1]
+    texts = [f"{name}: This is {name}." for name in (*seen, *kept, twin)]
     path = tmp_path / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress("\n".join(["; Core", "", *texts, "beep: [a tone]"]).encode()))
     for language in ("eng", "ita"):
-        for name in (*seen, *kept, "beep"):
+        for name in (*seen, *kept, twin, "beep"):
             audio = asterisk.audio_path(tmp_path, language, name)
             audio.parent.mkdir(parents=True, exist_ok=True)
             audio.write_bytes(bytes(asterisk.SHORTEST))
     asterisk.audio_path(tmp_path, "ita", seen[1]).write_bytes(b"")  # empty recordings exist
     italian = {"ita": {name: f"Questo è {name}." for name in seen + kept}}
+    italian["ita"][twin] = f"questo è {seen[0]}"  # another prompt's words, which training has
 
     rows = list(asterisk.rows(tmp_path, italian, test=False))
     assert {row.id for row in rows} == {f"asterisk-eng-{name}" for name in seen} | {f"asterisk-ita-{seen[0]}"}

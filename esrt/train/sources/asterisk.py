@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from esrt.languages import LANGUAGES
+from esrt.train.examples import plain
 from esrt.train.manifest import Row, bad_row, held_out, json_lines
 from esrt.train.sources import files
 
@@ -66,11 +67,22 @@ def audio_path(root: Path, language: str, prompt: str) -> Path:
     return root / "usr/share/asterisk/sounds" / VOICES[language] / f"{prompt}.g722"
 
 
+def _said(texts: Mapping[str, str]) -> set[tuple[str, str]]:
+    return {(language, plain(text)) for language, text in texts.items()}
+
+
 def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -> Iterator[Row]:
-    """One row per recorded prompt and language it is known in; `transcripts` is language -> prompt id -> text."""
-    for prompt, texts in prompts(root, transcripts).items():
+    """One row per recorded prompt and language it is known in; `transcripts` is language -> prompt id -> text.
+
+    A fifth of the prompts is held out, less those that say in any language what another prompt says in training.
+    """
+    known = prompts(root, transcripts)
+    taught = {said for prompt, texts in known.items() if not held_out(prompt) for said in _said(texts)}
+    for prompt, texts in known.items():
+        if held_out(prompt) != test or (test and taught & _said(texts)):
+            continue
         for source in VOICES:
-            if source not in texts or held_out(prompt) != test:
+            if source not in texts:
                 continue
             path = audio_path(root, source, prompt)
             if not path.is_file() or path.stat().st_size < SHORTEST:
