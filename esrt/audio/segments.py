@@ -98,16 +98,19 @@ class _Cutter:
         self._spoken: list[bool] = []
         self._first = 0
         self._speaking = False
+        self._quiet = 0  # frames since somebody spoke
         self._goes_on = False  # what is held begins in the middle of speech that was too long
 
     def push(self, samples: Samples, probability: float) -> Iterator[Segment]:
         """Take one frame; gives the segments that are complete with it."""
         self._speaking = probability >= (STILL_SPEECH if self._speaking else SPEECH)
+        self._quiet = 0 if self._speaking else self._quiet + 1
         self._frames.append(samples)
         self._spoken.append(self._speaking)
         silent = self._silent_at_end()
         if silent == len(self._frames):
             self._drop(max(0, silent - MARGIN))
+            self._goes_on = self._goes_on and self._quiet < APART
         elif silent >= APART:
             yield from self._take(len(self._frames) - silent + MARGIN)
             self._drop(max(0, len(self._frames) - MARGIN))

@@ -14,6 +14,7 @@ from esrt.cli import common, speech
 from esrt.errors import UsageError
 from esrt.model.manifest import identity
 from esrt.wire.codecs import CODECS
+from esrt.wire.schemas import EDGE_MODEL
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
@@ -105,6 +106,12 @@ def _run(args: argparse.Namespace) -> int:
     made_by.update({name: getattr(args, name) for name in used if getattr(args, name)})
     if kind in ("model", "text"):  # what is trained anew in the same folder is another model
         made_by["manifest"] = identity(prepare(made_by[kind]))
+    if kind == "cloud":
+        from esrt.edge.client import Client
+
+        with Client(args.cloud, speech.read_key(args.key_file)) as client:
+            card = client.models()[0]
+        made_by["edge"] = next(file.sha256 for file in card.edge if file.file == EDGE_MODEL)
     try:
         with ExitStack() as opened:
             done = run.run(

@@ -118,7 +118,9 @@ class Service:
                         del heard[-again:]
                         break
             transcript = self._text.read(Task.ASR, heard, source)
-            if transcript and source is None:
+            if not transcript:  # of noise a model may name a language all the same
+                source = request.from_
+            elif source is None:
                 source, tokens = await self._name(audio, heard, salt), tokens + 1
             if rest := shown.next(transcript):
                 yield Event("transcript", {"language": source, "text": rest})

@@ -11,7 +11,7 @@ from esrt.languages import LANGUAGES
 from esrt.prompts import CAPTION_TAG, Task, parse
 
 _HALF_A_CHARACTER = "\ufffd"
-_CIRCLE = 16  # tokens
+_CIRCLE = 32  # tokens
 
 
 class Text:
@@ -41,15 +41,15 @@ class Text:
 
 
 def circles(ids: Sequence[int]) -> int:
-    """How many of the last ids are repetition, where they say the same thing four times over: three rounds; else 0.
+    """How many of the last ids are repetition, where they say the same thing four times over: all but a round; else 0.
 
     A small model that has lost the thread goes on like that until it is stopped. Short runs are left alone: people do
-    say a word four times.
+    say a phrase four times, and some tokenizers have one token for each zero of a trillion.
     """
-    for period in range(-(-_CIRCLE // 4), len(ids) // 4 + 1):
-        tail = ids[-4 * period :]
-        if all(tail[i] == tail[i + period] for i in range(3 * period)):
-            return 3 * period
+    for length in range(_CIRCLE // 4, len(ids) // 4 + 1):
+        tail = ids[-4 * length :]
+        if tail[length:] == tail[:-length]:
+            return next(4 * length - period for period in range(1, length + 1) if tail[period:] == tail[:-period])
     return 0
 
 

@@ -36,11 +36,15 @@ class Verifications:
                 409,
             )
         ids = [*request.prefix, *request.block]
-        if max(ids) >= self._service.tokenizer.get_vocab_size():
-            raise UsageError("bad_request", "The request cannot be read: an id is beyond the tokenizer's last.")
         engine = self._service.engine
-        audio = await self._service.project(frame)
-        rows = np.concatenate([audio, engine.embed(ids)])
+        beyond = UsageError("bad_request", "The request cannot be read: an id is beyond the tokenizer's last.")
+        if max(ids) >= self._service.tokenizer.get_vocab_size():
+            raise beyond
+        try:
+            read = engine.embed(ids)
+        except IndexError:
+            raise beyond from None
+        rows = np.concatenate([await self._service.project(frame), read])
         found = await engine.verify((tenant, request.features), rows, request.block)
         ends = engine.eos_ids
         for place, rank in enumerate(found.ranks):

@@ -81,11 +81,14 @@ class Speculative:
         if task == "caption":
             return self._answer(read.id, len(frame), None, "", self._captions(clip, to))
         heard = self._write(clip, [] if source is None else [text.tags[source]])
+        told = source
         if heard and heard[-1] in text.codes:
             source = source or text.codes[heard[-1]]
             heard = heard[:-1]
         transcript = text.read(Task.ASR, heard, source)
-        if transcript and source is None:
+        if not transcript:
+            source = told
+        elif source is None:
             source = self._drafter.name(heard)
         known = heard if source is None else [*heard, text.tags[source]]
         translations = {}

@@ -68,19 +68,18 @@ def verification(peer: Peer, data: bytes, request: VerificationRequest) -> Talk[
 
 
 def upload(peer: Peer, data: bytes) -> Talk[str]:
-    """Store one frame in the cloud, unless it is there already; returns the features' id.
+    """Store one frame in the cloud, or have it kept for as long again; returns the features' id.
 
     A cloud that cannot keep it now is no error: the frame goes along when it is translated.
     """
     features = frame.read(data, cap=len(data)).id
-    if features not in peer.known:
-        try:
-            yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
-        except CloudError as error:
-            if error.code != "features_not_kept":
-                raise
-        else:
-            peer.remember(features)
+    try:
+        yield from ask(peer, Request("PUT", f"/v1/features/{features}", (), data, _FRAME_TYPE))
+    except CloudError as error:
+        if error.code != "features_not_kept":
+            raise
+    else:
+        peer.remember(features)
     return features
 
 

@@ -208,9 +208,13 @@ def _counted(request: Request, cap: int) -> Request:
 
 
 def _local_only(request: Request) -> None:
-    """Refuse what a page in a browser sends: under a name of its own that leads here, or from its own origin."""
-    origin = urlsplit(request.headers.get("origin", ""))
-    foreign = origin.scheme in ("http", "https") and origin.hostname not in _LOOPBACK
+    """Refuse what a page in a browser sends: under a name of its own that leads here, or from its own origin.
+
+    A page can have its origin sent as `null`.
+    """
+    said = request.headers.get("origin", "")
+    origin = urlsplit(said)
+    foreign = said == "null" or (origin.scheme in ("http", "https") and origin.hostname not in _LOOPBACK)
     if foreign or request.url.hostname not in _LOOPBACK:
         raise Refusal(403, "not_local", "Only programs of this device may ask, not pages of other sites.")
 

@@ -7,7 +7,6 @@ from the Hub, or from the packages of `esrt[tiny]`, and kept in the cache.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -136,14 +135,9 @@ def _safe(name: str) -> str:
 
 
 def _built(source: Path) -> Path:
-    """Where the ready form of a delta is cached: by its name and its manifest, so a new delta is a new folder."""
+    """Where the ready form of a delta is cached: by its name and its files, so a new delta is a new folder."""
     config = ModelConfig.load(source / "config.json")
-    try:
-        listed = (source / manifest.MANIFEST).read_bytes()
-    except OSError as error:
-        raise ModelError("model_damaged", f"{source} has no {manifest.MANIFEST}: save or fetch it anew.") from error
-    key = hashlib.sha256(b"%d\n" % build.BUILD + listed).hexdigest()[:12]
-    return cache_dir() / "models" / f"{_safe(config.name)}-{key}"
+    return cache_dir() / "models" / f"{_safe(config.name)}-{build.BUILD}-{manifest.identity(source)}"
 
 
 def _base_folder(weights: str) -> Path:

@@ -218,11 +218,6 @@ def first_tag_rows(llm: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     return torch.stack(rows)
 
 
-def get_tag_rows(llm: Gemma3ForCausalLM, ids: Sequence[int]) -> Tensor:
-    """The tags' rows of the embedding table as a copy: float32 [len(ids), width]."""
-    return llm.get_input_embeddings().weight.detach()[list(ids)].float().clone()
-
-
 @torch.no_grad()
 def set_tag_rows(llm: Gemma3ForCausalLM, ids: Sequence[int], rows: Tensor) -> None:
     """Writes rows [len(ids), width] into the embedding table (and with it the output layer, which is tied to it)."""

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from esrt.errors import ModelError
 
 MANIFEST = "MANIFEST.json"
+CARD = "card.md"  # words on a model, for people
 _BLOCK = 1 << 20
 
 
@@ -41,8 +42,12 @@ def text(files: Mapping[str, Mapping[str, int | str]]) -> str:
 
 
 def identity(folder: Path) -> str:
-    """A folder's files in 16 hex digits: what was saved anew in the same place is another."""
-    return sha256(folder / MANIFEST)[:16]
+    """A folder's files in 16 hex digits: what was saved anew in the same place is another; its card alone is not.
+
+    Raises ModelError `model_damaged`.
+    """
+    listed = {name: digest for name, (_, digest) in sorted(_listed(folder).items()) if name != CARD}
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
 def check(folder: Path) -> None:

@@ -105,6 +105,8 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest() -> None:
 
 def test_a_click_is_no_segment() -> None:
     assert _speech([(2, 0.1), (0.1, 0.9), (2, 0.1)]) == []
+    assert len(_speech([(29.5, 0.9), (9.6, 0.1), (0.1, 0.9), (2, 0.1)])) == 1, "nor long after a cut"
+    assert len(_speech([(29.7, 0.9), (0.4, 0.1), (0.1, 0.9), (2, 0.1)])) == 2, "a word's end right after one is"
 
 
 def test_nobody_speaks() -> None:

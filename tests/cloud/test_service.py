@@ -133,7 +133,8 @@ def test_nothing_that_is_said_becomes_a_tag(scripted: Any, tokenizer: Tokenizer)
 
 def test_silence_and_the_spoken_language_need_no_decoding(scripted: Any) -> None:
     service, engine = scripted({"": "<|eng|>"})
-    assert ask(service, ["deu", "fra"]).translations == {"deu": "", "fra": ""}
+    silent = ask(service, ["deu", "fra"])
+    assert (silent.source, silent.transcript, silent.translations) == (None, "", {"deu": "", "fra": ""})
     service, engine = scripted({"": "Hi<|eng|>", "<|deu|>": "Ha"})
     assert ask(service, ["eng", "deu"]).translations == {"eng": "Hi", "deu": "Ha"}
     assert len(engine.prompts) == 2

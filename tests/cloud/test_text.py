@@ -8,15 +8,21 @@ from hypothesis import strategies as st
 from esrt.cloud.text import circles
 
 
-@given(st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(10, 19), min_size=4, max_size=12))
+@given(st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(10, 19), min_size=8, max_size=12))
 def test_a_circle_is_seen_when_it_closes_the_fourth_time(before: list[int], circle: list[int]) -> None:
     ids = before + circle * 4
-    kept = ids[: len(ids) - circles(ids)]
-    turn = (len(ids) - len(kept)) // 3
-    assert len(kept) < len(ids) and kept + 3 * kept[-turn:] == ids, "one round is left"
+    again = circles(ids)
+    turn = next(n for n in range(1, 13) if ids[-again:] == ids[-again - n : -n])
+    assert again and (again + turn) % 4 == 0, "one round is left, however short"
+
+
+def test_short_circles_close_later() -> None:
+    assert circles([1, *[5] * 31]) == 0 and circles([1, *[5] * 32]) == 31
+    assert circles([1, *[5, 6, 7, 8] * 7]) == 0 and circles([1, *[5, 6, 7, 8] * 8]) == 28
 
 
 @given(st.lists(st.integers(0, 9), unique=True, max_size=10), st.integers(1, 3))
 def test_what_people_say_again_is_none(ids: list[int], times: int) -> None:
     assert not circles(ids * times)
     assert not circles([*ids, 10, 10, 10, 10])
+    assert not circles([*ids, *[10, 11, 11, 11] * 5]), "a trillion, where a token is a digit: ,000,000,000,000"

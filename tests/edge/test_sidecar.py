@@ -231,7 +231,13 @@ def test_a_body_without_a_length_is_counted(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}]
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+    ],
 )
 def test_pages_of_other_sites_are_refused(sidecar: Sidecar, headers: dict[str, str]) -> None:
     assert error_of(httpx.get(f"{sidecar.url}/models", headers=headers)) == (403, "not_local")

@@ -12,6 +12,7 @@ import pytest
 from esrt.cli.main import main
 from esrt.evaluate import results
 from esrt.evaluate.run import Answer, System
+from esrt.model.manifest import write
 from tests.evaluate.conftest import Make, made
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -71,7 +72,7 @@ def test_a_model_that_was_trained_anew_does_not_go_on(
 ) -> None:
     folder, out = tmp_path / "model", tmp_path / "out.jsonl"
     folder.mkdir()
-    (folder / "MANIFEST.json").write_text("as it was")
+    write(folder)
 
     def system(*_: object) -> System:
         return lambda clips: (Answer("fra", "a", dict.fromkeys(clip.targets, "b")) for clip in clips)
@@ -87,7 +88,8 @@ def test_a_model_that_was_trained_anew_does_not_go_on(
     beside.write_text(json.dumps(before, sort_keys=True) + "\n")  # as it was written before it told of the files
     assert main(command) == 2 and "[resume_mismatch]" in capsys.readouterr().err
     beside.write_text(told)
-    (folder / "MANIFEST.json").write_text("trained anew")
+    (folder / "adapter.safetensors").write_text("trained anew")
+    write(folder)
     assert main(command) == 2 and "[resume_mismatch]" in capsys.readouterr().err
 
 

@@ -70,7 +70,10 @@ class Engine(Protocol):
         ...
 
     def embed(self, ids: Sequence[int]) -> Rows:
-        """The rows [n, width] that the model makes of token ids, exactly as its first layer sees them."""
+        """The rows [n, width] that the model makes of token ids, exactly as its first layer sees them.
+
+        Raises IndexError for an id that its table has no row of, which a tokenizer may have all the same.
+        """
         ...
 
     def generate(self, rows: Rows, sampling: Sampling) -> AsyncGenerator[int, None]:

@@ -72,6 +72,7 @@ class TransformersEngine:
         self._ready = threading.Event()
         self._bell = threading.Event()  # there may be work
         self._closing = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="esrt-engine", daemon=True)
         self._thread.start()
 
@@ -81,11 +82,11 @@ class TransformersEngine:
 
     @property
     def ready(self) -> bool:
-        return self._ready.is_set() and not self._closing.is_set()
+        return self._ready.is_set() and self._works()
 
     @property
     def failed(self) -> bool:
-        return not self._thread.is_alive() and not self._closing.is_set()
+        return self._ended.is_set() and not self._closing.is_set()
 
     @property
     def load(self) -> int:
@@ -93,6 +94,8 @@ class TransformersEngine:
 
     def embed(self, ids: Sequence[int]) -> Rows:
         """Rows [n, width] of token ids. Gemma's embedding layer multiplies by sqrt(width) itself."""
+        if ids and max(ids) >= self._embedding.num_embeddings:
+            raise IndexError(max(ids))  # a GPU would take nothing more after it
         with torch.inference_mode():
             rows = self._embedding(torch.tensor(ids, dtype=torch.long, device=self._device))
         result: Rows = rows.float().cpu().numpy().reshape(len(ids), self._width)
@@ -109,7 +112,7 @@ class TransformersEngine:
             raise CloudError("overloaded", "The server has too many requests waiting: try again.", 429) from None
         self._bell.set()
         try:
-            if self._closing.is_set():  # the worker may have looked for the last time just before
+            if not self._works():  # the worker may have looked for the last time just before
                 raise _closed()
             while (item := await request.answer.get()) is not None:
                 if isinstance(item, Exception):
@@ -128,10 +131,13 @@ class TransformersEngine:
         # Not behind the answers that wait for a place in the batch: a device waits for each of these.
         answer = self._checker.put(key, np.ascontiguousarray(rows, dtype=np.float32), block)
         self._bell.set()
-        if self._closing.is_set():
+        if not self._works():
             answer.cancel()
             raise _closed()
         return await answer
+
+    def _works(self) -> bool:
+        return not self._closing.is_set() and not self._ended.is_set()
 
     async def close(self) -> None:
         self._closing.set()
@@ -142,12 +148,16 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        self._guard(self._warm_up)
-        while not self._closing.is_set():
-            self._turn()
-            if self._searches:
-                self._search(self._searches[0])
-                self._searches.pop(0)
+        try:
+            self._warm_up()
+            while not self._closing.is_set():
+                self._turn()
+                if self._searches:
+                    self._search(self._searches[0])
+                    self._searches.pop(0)
+        except Exception as error:
+            log.error("engine: ended, %s", where(error))
+        self._ended.set()
         while not self._waiting.empty():
             self._running.append(self._waiting.get_nowait())
         for request in [*self._running, *self._searches]:
@@ -155,7 +165,10 @@ class TransformersEngine:
         self._checker.fail(_closed(), waiting=True)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """Run one step; if it fails, all requests in it fail, and the worker goes on with the next ones."""
+        """Run one step; if it fails, all requests in it fail, and the worker goes on with the next ones.
+
+        Where not even rows of zeros come through, as on a GPU that has failed, it ends.
+        """
         try:
             action()
         except Exception as error:
@@ -164,6 +177,7 @@ class TransformersEngine:
                 request.put(failed)
             self._checker.fail(failed)
             self._running, self._kv = [], None
+            self._warm_up()
 
     def _warm_up(self) -> None:
         row = torch.zeros(1, 1, self._width, dtype=self._dtype, device=self._device)

@@ -7,7 +7,6 @@ output layer costs a third, and whatever vLLM does besides (tensor parallel, qua
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from esrt.errors import ModelError
 from esrt.hub import kept
 from esrt.model import checkpoint
-from esrt.model.manifest import MANIFEST
+from esrt.model.manifest import identity
 
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _FORM = 1  # raise it when what is written below changes
@@ -45,11 +44,7 @@ def language_model(ready: Path) -> LanguageModel:
     eos_ids = frozenset(_ids(config) | _ids(_json(source / "generation_config.json")))
     if (outputs := checkpoint.load_outputs(ready)) is None:
         return LanguageModel(source, list(range(config["vocab_size"])), eos_ids)
-    try:
-        key = hashlib.sha256(b"%d\n" % _FORM + (ready / MANIFEST).read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise ModelError("model_damaged", f"{ready} has no {MANIFEST}: save or fetch it anew.") from error
-    folder = kept(f"vllm-{key}", lambda work: _cut(source, config, outputs, work))
+    folder = kept(f"vllm-{_FORM}-{identity(ready)}", lambda work: _cut(source, config, outputs, work))
     return LanguageModel(folder, outputs.tolist(), eos_ids)
 
 

@@ -319,6 +319,37 @@ def test_an_error_fails_its_own_requests_only(llm: Gemma3ForCausalLM, monkeypatc
     assert run(llm, work) == ("engine_failed", by_hand(llm, some_rows(1, 10), 5))
 
 
+def test_an_engine_that_is_broken_ends(llm: Gemma3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU on which everything fails from then on: the server makes room for another."""
+
+    async def work(engine: TransformersEngine) -> list[str]:
+        await answer(engine, some_rows(1, 10), Sampling(5))
+        states = [(engine.ready, engine.failed)]
+        monkeypatch.setattr("esrt.cloud.engines.transformers.forward", lambda *_: 1 / 0)
+        asks = [answer(engine, some_rows(i, 10), Sampling(5)) for i in range(3)]
+        found: list[Any] = await asyncio.gather(*asks, return_exceptions=True)
+        assert [*states, (engine.ready, engine.failed)] == [(True, False), (False, True)]
+        for ask in (answer(engine, some_rows(1, 10), Sampling(5)), engine.verify("clip", some_rows(1, 3), [5])):
+            with pytest.raises(CloudError) as late:
+                await ask
+            found.append(late.value)
+        return [error.code for error in found]
+
+    codes = run(llm, work, max_batch=2)
+    assert codes[0] == "engine_failed" and set(codes[1:3]) <= {"engine_failed", "not_ready"}
+    assert codes[3:] == ["not_ready"] * 2
+
+
+def test_ids_beyond_the_table_are_refused_before_the_device_sees_them(llm: Gemma3ForCausalLM) -> None:
+    async def work(engine: TransformersEngine) -> None:
+        last = llm.get_input_embeddings().num_embeddings - 1
+        assert engine.embed([last]).shape == (1, engine.width)
+        with pytest.raises(IndexError):
+            engine.embed([last + 1])
+
+    run(llm, work)
+
+
 def test_close_fails_what_runs_and_what_comes(llm: Gemma3ForCausalLM) -> None:
     async def main() -> list[str]:
         engine = TransformersEngine(llm, [EOS])
