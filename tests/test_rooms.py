@@ -37,6 +37,7 @@ SIDEWAYS = {
     ("privacy", "train"),  # an attacker's voices are in the same manifests, and speak through the same synthesiser
     ("privacy", "evaluate"),  # what is turned back to sound is heard by the baseline's Whisper
     ("evaluate", "train"),  # what is measured is listed in the same manifests as what is trained on
+    ("m2m", "evaluate"),  # its scores are counted as all scores are
     ("decoding", "cloud"),  # a drafter's cache and texts are the cloud's own: both sides must tell them the same way
 }
 # Never torch, not even inside a function.

@@ -36,27 +36,33 @@ def reader(prog: str, page: Path, sections: Mapping[Section, Options]) -> argpar
 def run(args: argparse.Namespace) -> int:
     """Writes what `args.section` measures into its section of `args.page`, and prints it. Returns the exit code."""
     try:
+        find_section(args.page, args.section.__name__)  # before hours of measuring
         text = args.section(args)
+        print(text)
         replace_section(args.page, args.section.__name__, text)
     except ESRTError as error:
         print(f"esrt: {error} [{error.code}]", file=sys.stderr)
         return 2
-    print(text)
     return 0
 
 
-def replace_section(page: Path, name: str, text: str) -> None:
-    """Puts `text` between `<!-- name -->` and `<!-- /name -->` of a Markdown page, and leaves the rest as it is.
+def find_section(page: Path, name: str) -> re.Match[str]:
+    """Where a Markdown page has `<!-- name -->`, what follows, and `<!-- /name -->`.
 
     Raises UsageError `page_missing` or `section_missing`.
     """
     if not page.is_file():
         raise UsageError("page_missing", f"There is no page {page}: run this in a checkout, or name one by --page.")
-    old = page.read_text(encoding="utf-8")
-    section = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not section.search(old):
+    found = re.search(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", page.read_text(encoding="utf-8"), re.DOTALL)
+    if found is None:
         raise UsageError("section_missing", f"{page} has no lines <!-- {name} --> and <!-- /{name} -->: add them.")
-    new = section.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", old, count=1)
+    return found
+
+
+def replace_section(page: Path, name: str, text: str) -> None:
+    """Puts `text` into a section of a Markdown page, and leaves the rest as it is. Raises as `find_section`."""
+    found = find_section(page, name)
+    new = f"{found.string[: found.end(1)]}\n{text.strip()}\n\n{found.string[found.start(2) :]}"
     beside = page.with_suffix(".part")
     beside.write_text(new, encoding="utf-8")
     beside.replace(page)

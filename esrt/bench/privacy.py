@@ -16,11 +16,12 @@ from tqdm import tqdm
 from esrt.audio import protect
 from esrt.audio.io import load
 from esrt.audio.samples import Samples
-from esrt.bench.page import machine, replace_section, table
+from esrt.bench.page import find_section, machine, replace_section, table
 from esrt.bench.training import score
 from esrt.cloud.load import load_service
 from esrt.edge import pipeline
 from esrt.edge.encoder import Encoder
+from esrt.errors import UsageError
 from esrt.evaluate.metrics import compare
 from esrt.hub import resolve
 from esrt.model.checkpoint import fingerprint
@@ -44,16 +45,19 @@ def audit(args: argparse.Namespace, views: Sequence[View], inverted: Sequence[Vi
     adversary = None if args.adversary is None else resolve(args.adversary)
     settings = Settings(views, inverted, args.speakers, args.scored, args.each, args.epochs, args.heard)
     data, work = Path(args.data), Path(args.work)
+    out, coded = Path(args.out), [view for view in views if not view.is_sound]
+    if out.is_file():
+        find_section(out, SECTION)  # before hours of attacks
+    if args.quality and not coded:
+        raise UsageError("usage", "--quality is of codecs, and --codec names none: add bf16 or leave it out.")
     found = run(data, args.manifest.split(","), args.test.split(","), folder, adversary, work, settings)
     parts = [report.render(found, _NAMES), _models(folder, adversary)]
     costs = None
     if args.quality:
-        coded = [view for view in views if not view.is_sound]
         costs = quality(data, args.test.split(","), coded, folder, adversary, work, args.quality)
         parts.insert(1, _costs(costs, found))
     parts.append(f"Ran on {machine()}.")
     text = "\n\n".join(parts)
-    out = Path(args.out)
     if not out.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(f"# Audit\n\n<!-- {SECTION} -->\n<!-- /{SECTION} -->\n", encoding="utf-8")
@@ -96,6 +100,8 @@ def quality(
     """
     rows = [row for name in names for row in read_manifest(data / f"{name}.jsonl")]
     clips = [clip for group in score.choose(rows, each).values() for clip in group if "eng" in clip.references]
+    if not clips:
+        raise UsageError("no_rows", f"No clip of {', '.join(names)} is translated into English: leave --quality out.")
     wanted = [clip.references["eng"] for clip in clips]
     key = hashlib.sha256(b"".join(load(clip.audio).tobytes() for clip in clips)).hexdigest()[:16]
     said: dict[str, list[str]] = {}

@@ -66,6 +66,18 @@ def normaliser(language: str) -> Callable[[str], str]:
     return made
 
 
+def pooled_bleu(said: Sequence[str], wanted: Sequence[str], targets: Sequence[str]) -> float:
+    """BLEU over texts of several languages at once, each cut into words as its own language is."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    cutters = {code: BLEU(tokenize=tokenizer(code)).tokenizer for code in set(targets)}
+
+    def cut(texts: Sequence[str]) -> list[str]:
+        return [cutters[code](text) for text, code in zip(texts, targets, strict=True)]
+
+    return float(BLEU(tokenize="none", force=True).corpus_score(cut(said), [cut(wanted)]).score)
+
+
 def error_rate(said: Sequence[str], wanted: Sequence[str], language: str) -> float | None:
     """Word error rate, or character error rate (without spaces) for languages of BY_CHARACTER, in percent.
 

@@ -140,10 +140,16 @@ def chosen(rows: Sequence[Row], each: int | None) -> list[Row]:
 
 
 def _same(out: Path, made_by: Mapping[str, object]) -> None:
-    """Writes down what makes the results, or compares it with what made those that are there."""
+    """Writes down what makes the results, or compares it with what made those that are there.
+
+    A file that no run began is somebody's, and stays as it is.
+    """
     beside, said = out.with_name(out.name + RUN), json.dumps(made_by, sort_keys=True) + "\n"
     try:
-        if out.is_file() and beside.is_file() and beside.read_text(encoding="utf-8") != said:
+        begun = out.is_file() and out.stat().st_size > 0
+        if begun and not beside.is_file():
+            raise UsageError("resume_mismatch", f"{out} was not begun by this command: name another --out.")
+        if begun and beside.read_text(encoding="utf-8") != said:
             raise UsageError(
                 "resume_mismatch",
                 f"{out} holds results of {beside.read_text(encoding='utf-8').strip()}, and this would be "

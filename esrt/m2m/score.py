@@ -14,6 +14,7 @@ from torch import Tensor
 from esrt.audio.io import load
 from esrt.config import WINDOW_SAMPLES
 from esrt.errors import UsageError
+from esrt.languages import words
 from esrt.m2m.engine import Engine
 from esrt.m2m.generate import LIMIT, Drafting, Written, generate
 from esrt.m2m.model import PROMPT
@@ -60,7 +61,7 @@ def choose(manifest: Path, languages: Sequence[str], each: int) -> list[Item]:
     rows = [
         row
         for row in read_manifest(manifest)
-        if row.src in languages and len(row.asr.split()) >= WORDS and not row.captioned
+        if row.src in languages and words(row.asr, row.src) >= WORDS and not row.captioned
     ]
     audios: dict[str, list[str]] = {}
     for row in rows:
@@ -121,12 +122,10 @@ def race(arms: Mapping[str, Callable[[Sequence[Item]], Run]], items: Sequence[It
 
 def bleu(items: Sequence[Item], texts: Sequence[str]) -> float | None:
     """SacreBLEU's corpus BLEU of the translations; None where there are none."""
-    import sacrebleu
+    from esrt.evaluate.metrics import pooled_bleu
 
-    pairs = [(text, item.reference) for item, text in zip(items, texts, strict=True) if item.source != item.target]
-    if not pairs:
-        return None
-    return float(sacrebleu.corpus_bleu([text for text, _ in pairs], [[text for _, text in pairs]]).score)
+    found = [(text, i.reference, i.target) for i, text in zip(items, texts, strict=True) if i.source != i.target]
+    return pooled_bleu(*zip(*found, strict=True)) if found else None
 
 
 def cer(items: Sequence[Item], texts: Sequence[str]) -> float | None:

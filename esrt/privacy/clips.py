@@ -15,6 +15,7 @@ from esrt.audio.io import load
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
 from esrt.errors import UsageError
+from esrt.languages import words
 from esrt.train.manifest import SPOKEN_ON_THE_FLY, Row, held_out, json_lines, read_manifest
 from esrt.train.sources import disturb, synth
 
@@ -118,7 +119,7 @@ def synthetic(rows: Iterable[Row], speakers: int, scored: int, each: int, seed: 
     """
     texts: dict[str, set[str]] = {}
     for row in rows:
-        if WORDS <= len(row.asr.split()) <= MOST_WORDS:
+        if WORDS <= words(row.asr, row.src) <= MOST_WORDS:
             texts.setdefault(row.src, set()).add(row.asr)
     found = []
     for language, known in sorted(texts.items()):

@@ -19,6 +19,7 @@ from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE, ModelConfig
 from esrt.errors import UsageError
 from esrt.evaluate.baselines.whisper import Whisper
+from esrt.languages import words
 from esrt.model import voiceprint
 from esrt.model.voiceprint import Voiceprint
 from esrt.privacy import clips as voices
@@ -176,7 +177,9 @@ def _invert(
     work: Path, settings: Settings,
 ) -> dict[str, Figure]:  # fmt: skip
     trained = np.flatnonzero([not clip.scored for clip in known.clips])
-    scored = np.flatnonzero([clip.scored and len(clip.transcript.split()) > 2 for clip in known.clips])
+    scored = np.flatnonzero([clip.scored and words(clip.transcript, clip.language) > 2 for clip in known.clips])
+    if not len(scored):
+        raise UsageError("no_clips", "No real voice says three words or more: there is nothing to turn back to sound.")
     some = np.random.default_rng(settings.seed).permutation(scored)[: settings.heard]
     print(f"turning {view.name} back to sound", file=sys.stderr, flush=True)
     if view.is_sound:
@@ -211,11 +214,12 @@ def _stranger(known: Known, place: int) -> int:
 
 
 def _character_errors(whisper: Whisper, clips: Sequence[Clip], sounds: Sequence[Samples]) -> list[float]:
-    """Whisper's character error rate of each clip, at most 1; it is told the language."""
+    """Whisper's character error rate of each clip, at most 1; it is told the language, where it knows that."""
     errors: list[float] = []
     for first in range(0, len(sounds), 8):
         part = slice(first, first + 8)
-        said = whisper.hear(sounds[part], "transcribe", [clip.language for clip in clips[part]])
+        told = [clip.language if clip.language in whisper.named else None for clip in clips[part]]
+        said = whisper.hear(sounds[part], "transcribe", told)
         errors += [
             min(1.0, float(jiwer.cer(plain(clip.transcript) or "-", plain(text.text) or "-")))
             for clip, text in zip(clips[part], said, strict=True)

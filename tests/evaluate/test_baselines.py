@@ -30,6 +30,7 @@ from esrt.errors import ModelError, UsageError
 from esrt.evaluate.baselines import cascade, openai, seamless
 from esrt.evaluate.baselines.cascade import TextTranslator, token
 from esrt.evaluate.baselines.openai import language
+from esrt.evaluate.baselines.whisper import Heard
 from esrt.evaluate.run import Clip
 
 WHISPER = "openai/whisper-base"
@@ -94,6 +95,17 @@ def test_whisper_and_a_text_model(examples: Path, nllb: Path) -> None:
     found = list(cascade.system(WHISPER, str(nllb))(clips(examples, "deu", "cmn", named=True)))
     assert [one.source for one in found] == ["spa", "fra"]
     assert all(set(one.translations) == {"deu", "cmn"} for one in found)
+
+
+def test_what_was_misheard_as_a_language_that_the_text_model_has_not(
+    examples: Path, nllb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, told = TextTranslator(str(nllb)), []
+    monkeypatch.setattr(texts, "vocabulary", {"spa_Latn": 0, "deu_Latn": 1})
+    assert texts.reads("spa") and not texts.reads("mlt")
+    monkeypatch.setattr(texts, "translate", lambda said, source, target: told.append((source, target)) or said)
+    [found] = cascade._translate(texts, clips(examples, "deu")[:1], [Heard("mlt", "Hola.")])
+    assert found == {"deu": "Hola."} and told == [("spa", "deu")]
 
 
 def test_a_text_model_is_told_both_languages(nllb: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 import sacrebleu
 import sentencepiece
 
+from esrt import languages
 from esrt.errors import UsageError
 from esrt.evaluate import metrics, scores, spm
 from tests.evaluate.conftest import made
@@ -34,6 +35,24 @@ def test_each_language_has_its_tokenizer() -> None:
     assert metrics.tokenizer("jpn") in ("ja-mecab", "char") and metrics.tokenizer("kor") in ("ko-mecab", "char")
     chinese = ["今天天气很好我们去公园"], ["今天天气很好我们去学校"]
     assert metrics.score("bleu", *chinese, "cmn") > 50 > metrics.score("bleu", *chinese, "deu")
+
+
+def test_several_languages_at_once_are_cut_each_in_its_way() -> None:
+    """One language alone has the BLEU of sacreBLEU; Chinese is no single long word."""
+    said, wanted = ["It is late, my friend.", "The cat is on the mat."], ["It is late, friend.", "A cat is on the mat."]
+    assert metrics.pooled_bleu(said, wanted, ["eng", "eng"]) == pytest.approx(
+        metrics.score("bleu", said, wanted, "eng")
+    )
+    said, wanted = ["今天天气很好", "我们明天去北京"], ["今天天气真好", "我们后天去北京"]
+    assert metrics.pooled_bleu(said, wanted, ["cmn", "cmn"]) == pytest.approx(
+        metrics.score("bleu", said, wanted, "cmn")
+    )
+    assert metrics.pooled_bleu(said, wanted, ["cmn", "cmn"]) > 20 > metrics.score("bleu", said, wanted, "eng")
+    assert [languages.words(*each) for each in (("今天天气很好", "cmn"), ("It is late.", "eng"), ("", "jpn"))] == [
+        3,
+        3,
+        0,
+    ]
 
 
 def test_error_rates_by_hand() -> None:

@@ -113,6 +113,14 @@ def test_results_of_two_systems_are_not_mixed(manifest: Make, tmp_path: Path) ->
     assert refused.value.code == "resume_mismatch" and "another --out" in str(refused.value)
 
 
+def test_a_file_of_something_else_stays_as_it_is(manifest: Make, tmp_path: Path) -> None:
+    out = tmp_path / "mine.json"
+    out.write_text('{"mine": 1}')
+    with pytest.raises(UsageError) as refused:
+        go(manifest(ROWS), out, Recorder())
+    assert refused.value.code == "resume_mismatch" and out.read_text() == '{"mine": 1}'
+
+
 def test_some_clips_of_each_language_and_some_directions(manifest: Make, tmp_path: Path) -> None:
     path = manifest(ROWS)
     for name in ("one", "two"):

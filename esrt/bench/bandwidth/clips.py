@@ -7,6 +7,7 @@ from pathlib import Path
 from esrt.bench.training.score import ENGLISH, WORDS
 from esrt.errors import UsageError
 from esrt.evaluate.run import chosen
+from esrt.languages import words
 from esrt.train.manifest import Row, check
 
 INTO = "spa"
@@ -23,7 +24,7 @@ def rows_of(manifest: Path, each: int) -> list[Row]:
     rows = [
         row
         for row in check(manifest)
-        if row.tgt == (INTO if row.src == ENGLISH else ENGLISH) and len(row.asr.split()) >= WORDS
+        if row.tgt == (INTO if row.src == ENGLISH else ENGLISH) and words(row.asr, row.src) >= WORDS
     ]
     if not rows:
         raise UsageError("no_rows", f"{manifest} has no row of {WORDS} words or more into English: name other data.")

@@ -199,13 +199,13 @@ def _pieces(cut: Mapping[float, Utterance], found: Mapping[float, Mapping[str, i
 def _goals(
     even: Mapping[str, float], live: Mapping[str, float], at_30: Mapping[str, int], cut: Mapping[str, int]
 ) -> str:
-    times, middle = at_30[BASE64] / at_30[SMALL], round(statistics.median(even.values()), 1)
-    fits = sum(round(seconds, 1) <= BREAK_EVEN for seconds in even.values())
-    each = ", ".join(f"{code} {seconds:.1f} ({live[code]:.1f})" for code, seconds in even.items())
+    times, middle = at_30[BASE64] / at_30[SMALL], statistics.median(even.values())
+    fits = sum(seconds <= BREAK_EVEN for seconds in even.values())
+    each = ", ".join(f"{code} {seconds:.2f} ({live[code]:.2f})" for code, seconds in even.items())
     return (
         f"Opus at {min(formats.OPUS)} kb/s sends more than {SMALL} from so many seconds of speech on (in brackets with "
-        f"FFmpeg's own frames of 20 ms and pages of 1 s): {each}; medians {middle} "
-        f"({statistics.median(live.values()):.1f}). Goal {BREAK_EVEN} s: {met(middle <= BREAK_EVEN)} in the median, "
+        f"FFmpeg's own frames of 20 ms and pages of 1 s): {each}; medians {middle:.2f} "
+        f"({statistics.median(live.values()):.2f}). Goal {BREAK_EVEN} s: {met(middle <= BREAK_EVEN)} in the median, "
         f"and in {fits} of {len(even)} languages. At 30 s, WAV in Base64 is {times:.0f} times {SMALL} in one frame. "
         f"Goal over {TIMES}: {met(times > TIMES)}. Cut as above it is {cut[BASE64] / cut[SMALL]:.0f} times."
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import numpy.typing as npt
-import sacrebleu
 from tqdm import tqdm
 
 from esrt.audio.io import load
@@ -21,6 +20,7 @@ from esrt.bench.page import machine, table
 from esrt.bench.training.score import ENGLISH, WORDS, Answer, Clip, choose, ours
 from esrt.config import WINDOW_SAMPLES, ModelConfig
 from esrt.edge.encoder import Encoder
+from esrt.evaluate.metrics import score
 from esrt.train.examples import plain
 from esrt.train.manifest import read_manifest
 from esrt.translator import prepare
@@ -50,7 +50,7 @@ def bleu(clips: Sequence[Clip], answers: Sequence[Answer], target: str) -> float
              if target in c.references]  # fmt: skip
     if not pairs:
         return None
-    return float(sacrebleu.corpus_bleu([text for text, _ in pairs], [[wanted for _, wanted in pairs]]).score)
+    return score("bleu", [text for text, _ in pairs], [wanted for _, wanted in pairs], target)
 
 
 def scores(clips: Sequence[Clip], answers: Sequence[Answer], targets: Sequence[str]) -> Scores:

@@ -20,6 +20,8 @@ from esrt.config import WINDOW_SAMPLES, ModelConfig
 from esrt.edge import pipeline
 from esrt.edge.encoder import Encoder
 from esrt.evaluate.baselines.whisper import Whisper
+from esrt.evaluate.metrics import score
+from esrt.languages import words
 from esrt.train.examples import plain
 from esrt.train.manifest import Row, read_manifest
 from esrt.translator import LocalCloud, prepare
@@ -66,7 +68,7 @@ def choose(rows: Sequence[Row], each: int) -> dict[str, list[Clip]]:
     """Source language -> at most `each` clips of WORDS words or more, drawn with a fixed seed."""
     found: dict[str, Clip] = {}
     for row in rows:
-        if len(row.asr.split()) >= WORDS:
+        if words(row.asr, row.src) >= WORDS:
             clip = found.setdefault(row.audio, Clip(row.audio, row.src, row.asr, {}))
             if row.s2tt:
                 clip.references[row.tgt] = row.s2tt
@@ -119,8 +121,8 @@ def quality(clips: Sequence[Clip], answers: Sequence[Answer], target: str) -> st
     ]
     if not pairs:
         return "-"
-    texts, wanted = [text for text, _ in pairs], [[text for _, text in pairs]]
-    return f"{sacrebleu.corpus_bleu(texts, wanted).score:.1f} / {sacrebleu.corpus_chrf(texts, wanted).score:.1f}"
+    texts, wanted = [text for text, _ in pairs], [text for _, text in pairs]
+    return f"{score('bleu', texts, wanted, target):.1f} / {sacrebleu.corpus_chrf(texts, [wanted]).score:.1f}"
 
 
 def found(clips: Sequence[Clip], answers: Sequence[Answer]) -> str:
@@ -158,7 +160,8 @@ def run(model: str, manifest: Path, each: int, codec: str) -> str:
         [
             f"{config.name}, {codec} frames, greedy, at most {each} clips of "
             f"{manifest.stem} a language, {WORDS} words or more; Whisper is `{config.encoder.weights}`, `translate`, "
-            "greedy. Neither is told the language. BLEU and chrF are sacreBLEU's; CER is without case and punctuation.",
+            "greedy. Neither is told the language; Whisper hears a clip's first 30 s. BLEU and chrF are sacreBLEU's; "
+            "CER is without case and punctuation.",
             table([*head, "-> eng BLEU / chrF: ESRT", "Whisper"], first),
             "Directions without English, and out of English (Whisper can do neither), BLEU / chrF of ESRT:",
             table(["source", *(f"-> {target}" for target in targets)], second),

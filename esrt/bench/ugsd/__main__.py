@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from esrt.bench.page import Options, Section, reader, run
+from esrt.languages import parse_list
 
 PAGE = Path("docs/benchmarks/ugsd.md")
 
@@ -29,14 +30,14 @@ def translation(args: argparse.Namespace) -> str:
     """Quality and bytes over gamma, gates and ranks."""
     from esrt.bench.ugsd import translation
 
-    return translation.run(args.model, args.draft, args.data / "test.jsonl", args.clips, args.to.split(","), args.page)
+    return translation.run(args.model, args.draft, args.data / "test.jsonl", args.clips, parse_list(args.to), args.page)
 
 
 def latency(args: argparse.Namespace) -> str:
     """Seconds at round trips of 10, 50 and 200 ms."""
     from esrt.bench.ugsd import latency
 
-    return latency.run(args.model, args.draft, args.data / "test.jsonl", args.clips, args.to.split(","), args.gamma)
+    return latency.run(args.model, args.draft, args.data / "test.jsonl", args.clips, parse_list(args.to), args.gamma)
 
 
 def captions(args: argparse.Namespace) -> str:

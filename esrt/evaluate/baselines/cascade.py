@@ -59,12 +59,17 @@ def system(weights: str, translator: str | None) -> System:
 def _translate(texts: TextTranslator, clips: Sequence[Clip], heard: Sequence[Heard]) -> list[dict[str, str]]:
     """The translations of each clip: its transcript, read as the language that Whisper heard, or was told.
 
-    Where it heard one that is none of ours, the text model is told the true one.
+    Where it heard one that is none of ours, or none that the text model reads, that is told the true one.
     """
+
+    def spoken(number: int) -> str:
+        one = heard[number].source
+        return one if one is not None and texts.reads(one) else clips[number].source
+
     found: list[dict[str, str]] = [{} for _ in clips]
     asked = [(target, number) for number, clip in enumerate(clips) for target in clip.targets]
     for target, numbers in by_target(asked).items():
-        for source, same in by_target((heard[n].source or clips[n].source, n) for n in numbers).items():
+        for source, same in by_target((spoken(n), n) for n in numbers).items():
             said = texts.translate([heard[n].text for n in same], source, target)
             for number, text in zip(same, said, strict=True):
                 found[number][target] = text
@@ -79,6 +84,10 @@ class TextTranslator:
         self.tokenizer, self.model = loaded(name, _load)
         self.model.to(self.device).eval()
         self.vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+
+    def reads(self, code: str) -> bool:
+        """Whether it can be told that a text is in this language, or need not be."""
+        return not hasattr(self.tokenizer, "src_lang") or token(self.vocabulary, code) is not None
 
     @torch.inference_mode()
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
