@@ -45,10 +45,11 @@ class Journal:
         with suppress(ValueError):
             read = [json.loads(line) for line in lines if line.endswith(b"\n")]
         if not read or read[0] != self._head:
+            begun = read[0] if read else {}
+            other = [name for name in {**begun, **self._head} if begun.get(name) != self._head.get(name)]
+            what = "by another model, such as the cloud's" if other == ["edge"] else "of another file or options"
             raise UsageError(
-                "resume_mismatch",
-                f"{self.path} is of another file or of other options: give those again, or leave --resume out to begin "
-                "anew.",
+                "resume_mismatch", f"{self.path} is {what}: go on with that, or leave --resume out to begin anew."
             )
         self.saved = len(read) - 1
         return [_result(line) for line in read[1:]]
@@ -71,7 +72,8 @@ class Journal:
 
     def remove(self) -> None:
         """The file is finished, and all is where it belongs."""
-        self.path.unlink(missing_ok=True)
+        if self.path.exists():  # a folder that cannot be written to has none
+            self.path.unlink()
 
 
 def _result(line: dict[str, Any]) -> SegmentResult:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Outputs:
         seen: dict[str, str] = {}
         for path in audio if self.folder is not None else ():
             stem = Path(path).stem
+            if sys.platform in ("darwin", "win32"):  # to whose folders these are one name
+                stem = unicodedata.normalize("NFC", stem).casefold()
             if stem in seen and seen[stem] != path:
                 raise UsageError("usage", f"{seen[stem]} and {path} would write the same files: translate them apart.")
             seen[stem] = path

@@ -53,6 +53,7 @@ def each_file(args: argparse.Namespace, to: list[str]) -> int:
                 with Sound(path) as sound:
                     run = _Run(args, path, to, outputs)
                     if args.resume and run.is_finished():
+                        print(f"{path}: the results that are there are newer, and stay", file=sys.stderr)
                         continue
                     if translator is None:
                         translator = _translator(args)

@@ -92,7 +92,10 @@ def most() -> int:
     """Connections at once: as many as the process may have open files. It takes all that its hard limit gives it."""
     if sys.platform == "win32":
         return MOST_FILES
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    except (ValueError, OSError):  # some systems have a limit that they do not tell
+        files = soft
     return max(1, files - SPARE_FILES)

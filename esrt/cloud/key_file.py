@@ -110,6 +110,7 @@ def _rewritten(path: Path) -> Iterator[TextIO]:
 
     A server reads the old one or the new one; of two commands that change it at the same time, one is refused.
     """
+    path = path.resolve()  # a link stays one
     beside = path.with_name(f"{path.name}.new")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
 from esrt.errors import ModelError
 
 ANSWER_SECONDS = 5.0
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
 # Weights in safetensors and what describes them; not the same weights again in other formats or precisions.
 BASE_FILES = ["config.json", "generation_config.json", "tokenizer*.json", "model.safetensors", "model-*.safetensors"]
@@ -17,7 +19,8 @@ def fetch(repository: str, files: list[str] | None = None) -> Path:
     """Fetches `owner/name` (those of its files that match the patterns; all of them without) and returns its folder.
 
     What was fetched before is found again without a network. Raises ModelError: hub_refused (a licence is to be
-    accepted, or a key is missing), hub_not_found, hub_unreachable (offline mode too), package_missing.
+    accepted, or a key is missing), hub_not_found, hub_unreachable (offline mode too), cache_not_writable,
+    package_missing.
     """
     try:
         from huggingface_hub import HfApi, snapshot_download
@@ -39,6 +42,9 @@ def fetch(repository: str, files: list[str] | None = None) -> Path:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError("hub_not_found", f"Hugging Face has no model {repository}, or not for you.") from error
     except Exception as error:  # its HTTP library, and so the errors of a lost connection, differ between versions
+        if isinstance(error, OSError) and error.errno in _DISK:
+            text = f"{repository} cannot be kept ({error}): make room, or name another folder by HF_HOME."
+            raise ModelError("cache_not_writable", text) from error
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
         try:
             return Path(snapshot_download(repository, allow_patterns=files, local_files_only=True))

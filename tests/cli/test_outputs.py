@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -53,6 +54,28 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     Outputs("srt", str(tmp_path)).check(["a/talk.mp3", "a/talk.mp3"])
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_names_that_are_one_to_some_systems(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    outputs = Outputs("srt", str(tmp_path))
+    for pair in (["a/Talk.mp3", "b/talk.mp3"], ["a/caf\u00e9.mp3", "b/cafe\u0301.mp3"]):
+        if platform == "linux":
+            outputs.check(pair)
+        else:
+            with pytest.raises(UsageError):
+                outputs.check(pair)
+
+
+def test_nothing_is_removed_where_nothing_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is read-only refuses to remove what it does not have."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    Journal(tmp_path / "talk.esrt.jsonl", {}).remove()
+
+
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError) as caught:
@@ -91,6 +114,8 @@ def test_a_journal(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Journal(path, {**head, "to": ["fra"]}).read()
     assert caught.value.code == "resume_mismatch"
+    with pytest.raises(UsageError, match="by another model"):
+        Journal(path, {**head, "edge": "another"}).read()
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(UsageError):
         Journal(path, head).read()

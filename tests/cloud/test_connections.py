@@ -134,3 +134,14 @@ def test_only_so_many_connections(server: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_there_is_always_room_for_somebody() -> None:
     assert connections.most() >= 1
+
+
+def test_a_limit_that_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource", reason="no such limits there")
+    before, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert connections.most.__wrapped__() == max(1, before - connections.SPARE_FILES)

@@ -94,6 +94,14 @@ def test_two_commands_at_once(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["keys"] and path.read_bytes() == before
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """Servers may know the file by its own name."""
+    (tmp_path / "keys").symlink_to(tmp_path / "real")
+    add_key("ann", tmp_path / "real")
+    revoke_key("ann", tmp_path / "keys")
+    assert (tmp_path / "keys").is_symlink() and "ann" not in (tmp_path / "real").read_text()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no modes there")
 def test_who_could_read_it_still_can(tmp_path: Path) -> None:
     """A server that runs as another user than who changes its keys."""

@@ -151,7 +151,8 @@ def test_one_file_a_language(command: Command, steady: Steady, wav: Path) -> Non
 
     # A file whose results are there is not done again.
     asked = steady.count
-    assert command.run(wav, "--format", "srt", "--out", "new/subtitles", "--resume") == (0, "", "")
+    code, out, err = command.run(wav, "--format", "srt", "--out", "new/subtitles", "--resume")
+    assert (code, out) == (0, "") and err.endswith("talk.wav: the results that are there are newer, and stay\n")
     assert steady.count == asked == SEGMENTS
 
 

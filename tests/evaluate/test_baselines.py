@@ -100,10 +100,16 @@ def test_whisper_and_a_text_model(examples: Path, nllb: Path) -> None:
 def test_what_was_misheard_as_a_language_that_the_text_model_has_not(
     examples: Path, nllb: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts, told = TextTranslator(str(nllb)), []
+    texts = TextTranslator(str(nllb))
+    told: list[tuple[str, str]] = []
     monkeypatch.setattr(texts, "vocabulary", {"spa_Latn": 0, "deu_Latn": 1})
     assert texts.reads("spa") and not texts.reads("mlt")
-    monkeypatch.setattr(texts, "translate", lambda said, source, target: told.append((source, target)) or said)
+
+    def translate(said: list[str], source: str, target: str) -> list[str]:
+        told.append((source, target))
+        return said
+
+    monkeypatch.setattr(texts, "translate", translate)
     [found] = cascade._translate(texts, clips(examples, "deu")[:1], [Heard("mlt", "Hola.")])
     assert found == {"deu": "Hola."} and told == [("spa", "deu")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -102,6 +103,14 @@ def test_a_repository_of_the_hub(
     assert not [line for line in server.asked if line.startswith("GET /me/tiny/resolve")], "nothing is fetched twice"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert hub.resolve("me/tiny") == folder, "offline, what was fetched is found again"
+
+
+def test_a_disk_without_room(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    assert code("me/tiny") == "cache_not_writable"
 
 
 def test_what_the_hub_refuses(server: type[Hub]) -> None:
