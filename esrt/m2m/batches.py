@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from esrt.audio.io import load
 from esrt.audio.padding import pad
 from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES
 from esrt.m2m.config import token
@@ -22,7 +21,7 @@ from esrt.m2m.model import END, PLAIN, PROMPT, START, token_id
 from esrt.m2m.recipes import Recipe, Stage
 from esrt.model.mel import LogMel
 from esrt.train.augment import augment
-from esrt.train.features import Features
+from esrt.train.features import Features, sound
 from esrt.train.manifest import Row
 from esrt.train.sampler import Clip, Sampler
 
@@ -147,7 +146,7 @@ class Batches:
 
     def _sound(self, clips: Sequence[Clip], stage: Stage, step: int) -> tuple[Tensor, Tensor]:
         if self.features is None:
-            waves = [torch.from_numpy(pad(load(clip.audio)[:WINDOW_SAMPLES], "speech")) for clip in clips]
+            waves = [torch.from_numpy(pad(sound(clip.audio)[:WINDOW_SAMPLES], "speech")) for clip in clips]
             mel = LogMel(self.mel_bins)
             mels = [mel(wave[None])[0].T for wave in waves]
             padded = pad_sequence(mels, batch_first=True).transpose(1, 2)

@@ -25,11 +25,12 @@ from esrt.m2m.prune import Size, prune
 from esrt.m2m.recipes import Recipe, Stage
 from esrt.model import manifest
 from esrt.train import checkpoint, parallel
-from esrt.train.features import Features
+from esrt.train.features import Features, frame_counts
 from esrt.train.loop import rate
 from esrt.train.manifest import read_manifest
 from esrt.train.progress import Progress
-from esrt.train.sampler import Sampler, capped, clips
+from esrt.train.sampler import Sampler, capped
+from esrt.train.setup import taught
 
 SAVE_EVERY = 25  # steps, a few minutes on a processor
 IMPORTANCE_BATCHES = 8
@@ -192,12 +193,14 @@ def build(
         model = M2M(recipe.model, whisper, tokenizer, *written)
     if model.kvspn is None:
         model.kvspn, model.medusa = drafters(model.config, model.decoder)
-    features, lengths = None, {row.audio: 1 for found in rows.values() for row in found}
+    features, audios = None, list(dict.fromkeys(row.audio for found in rows.values() for row in found))
     if recipe.encoder == "frozen":
         with accelerator.main_process_first():
-            features = cached(data / "features", list(lengths), model, accelerator.device)
+            features = cached(data / "features", audios, model, accelerator.device)
         lengths = {audio: frames for audio, (_, frames) in features.index.items()}
-    sets = {name: clips(found, lengths) for name, found in rows.items()}
+    else:
+        lengths = frame_counts(audios)
+    sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
     sampler = Sampler(sets, recipe.weights, recipe.seed, recipe.temperature)
     batches = Batches(recipe, sampler, features, model.tokenizer, model.outputs, model.whisper.config.num_mel_bins)
     teacher = None

@@ -13,10 +13,10 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from esrt.audio.io import load
+from esrt.audio.io import Sound, load
 from esrt.audio.padding import pad
 from esrt.audio.samples import Samples
-from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
+from esrt.config import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import AudioError, UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
@@ -133,7 +133,7 @@ class Features:
                 waves = []
                 for audio in missing[first : first + pool]:
                     stamp = _stamp(audio)  # before it is read: a change meanwhile shows
-                    samples = _load(audio)
+                    samples = sound(audio)
                     if not SHORTEST <= len(samples) <= WINDOW_SAMPLES:
                         self.append(audio, np.zeros((0, self.width)), stamp)
                     else:
@@ -161,7 +161,24 @@ def _stamp(audio: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _load(audio: str) -> Samples:
+def frame_counts(audios: Iterable[str]) -> dict[str, int]:
+    """About how many frames each sound has, by what its file says; 0 of one that is too short, too long or no sound."""
+    found = {}
+    for audio in tqdm(list(audios), desc="measuring", unit="clip", disable=None):
+        try:
+            if audio.startswith(SPOKEN_ON_THE_FLY):
+                seconds = len(sound(audio)) / SAMPLE_RATE
+            else:
+                with Sound(audio) as file:
+                    seconds = file.seconds or len(sound(audio)) / SAMPLE_RATE
+        except AudioError:
+            seconds = 0.0
+        heard = SHORTEST <= seconds * SAMPLE_RATE <= WINDOW_SAMPLES
+        found[audio] = max(1, int(seconds * SAMPLE_RATE) // FRAME_SAMPLES) if heard else 0
+    return found
+
+
+def sound(audio: str) -> Samples:
     """A recording; nothing of one that is empty, as some packages have them."""
     try:
         return (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)

@@ -170,7 +170,7 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     outputs = sorted({*by_llm, *tags, *spelled})
     known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}
-    sets = {name: _taught(name, found, lengths, accelerator) for name, found in rows.items()}
+    sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
     back = None
     if recipe.validate_every:
         sets, back = split(sets)
@@ -194,14 +194,14 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     return Trainer(recipe, network, batches(sets, recipe.augment, voices), accelerator, run, validation)
 
 
-def _taught(name: str, rows: Sequence[Row], lengths: Mapping[str, int], accelerator: Accelerator) -> list[Clip]:
+def taught(name: str, rows: Sequence[Row], lengths: Mapping[str, int], accelerator: Accelerator) -> list[Clip]:
     """A manifest's clips with frames and a transcript; tells how many are left out.
 
     Raises UsageError `no_clips`.
     """
     found = [clip for clip in clips(rows, lengths) if len(plain(clip.transcript)) > 1]
     out = len({row.audio for row in rows}) - len(found)
-    why = f"{name}.jsonl: {out:,} clips are left out, as they have no transcript, or are not of 0.3 to 30 s."
+    why = f"{name}.jsonl: {out:,} clips are left out, as they have no transcript, or are no sound of 0.3 to 30 s."
     if not found:
         raise UsageError("no_clips", why)
     if out and accelerator.is_main_process:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from esrt.cli.main import main, parser
-from esrt.train.features import _load
+from esrt.train.features import sound
 from esrt.train.manifest import check, held_out, read_manifest
 from esrt.train.sources import asterisk
 from tests.train import corpora
@@ -151,7 +151,7 @@ def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:
     esrt("synth", texts, *options)
     live = check(tmp_path / "data/live.jsonl")
     assert [row.asr for row in live] == [row.asr for row in stored] and not (tmp_path / "data/live").exists()
-    assert abs(_load(live[0].audio) - _load(stored[0].audio)).max() < 1e-3, "training hears the same"
+    assert abs(sound(live[0].audio) - sound(stored[0].audio)).max() < 1e-3, "training hears the same"
     esrt("synth", tmp_path / "data/synth.jsonl", "--source", "deu", "--name", "again", "--out", tmp_path / "data")
     assert [row.asr for row in check(tmp_path / "data/again.jsonl") if not row.tgt] == ["Guten Morgen."]
 

@@ -16,7 +16,7 @@ from esrt.config import FRAME_SAMPLES, PRESETS, SAMPLE_RATE, EncoderConfig
 from esrt.errors import UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
-from esrt.train.features import Features
+from esrt.train.features import Features, frame_counts
 from esrt.train.sources.synth import write_wav
 
 CONFIG = replace(PRESETS["ESRT-270M"], encoder=EncoderConfig("none", mel_bins=80, width=32, layers=2, heads=2))
@@ -38,6 +38,11 @@ def test_a_batch_gives_what_each_clip_gives(tmp_path: Path, recordings: list[str
     features.fill(recordings, CONFIG, encoder)
     lengths = {Path(audio).stem: frames for audio, (_, frames) in features.index.items()}
     assert lengths == {"a": 100, "b": 225, "empty": 0, "long": 0}
+    (tmp_path / "no.wav").write_text("no sound")
+    counted = frame_counts([*recordings, str(tmp_path / "no.wav")])
+    assert {Path(audio).stem: frames for audio, frames in counted.items()} == {
+        "a": 60, "b": 185, "empty": 0, "long": 0, "no": 0
+    }  # fmt: skip
 
     wave = pad((0.2 * np.random.default_rng(0).standard_normal(19_200)).astype(np.float32).clip(-1, 1), "speech")
     assert len(wave) == 100 * FRAME_SAMPLES

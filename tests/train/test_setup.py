@@ -62,7 +62,7 @@ def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd:
     write_manifest(data / "mine.jsonl", rows)
     write_manifest(data / "mute.jsonl", rows[2:3])
     stage = Stage("III", "llm", 1, 2, 1e-5, 1e-5, 1e-5, 0.3, {"asr": 1.0}, warmup=1)
-    recipe = replace(esrt_270m(), start="ESRT-270M", weights={"mine": 1.0}, stages=(stage,))
+    recipe = replace(esrt_270m(), start="ESRT-270M", weights={"mine": 1.0}, stages=(stage,), bf16=False)
 
     for wrong, code in (({"batch": 3}, "batch_not_divisible"), ({"weights": {"mute": 1.0}}, "no_clips")):
         with pytest.raises(UsageError) as refused:
