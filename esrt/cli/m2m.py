@@ -74,11 +74,13 @@ def _prune(args: argparse.Namespace) -> int:
     from esrt.m2m.prune import Size
     from esrt.m2m.train import train
 
-    recipe, model = recipes.with_steps(recipes.pruned(), _steps(args)), find(args.model)
+    model = find(args.model)
+    config = M2MConfig.load(model / FILE)
+    recipe = recipes.with_steps(recipes.pruned(config.name), _steps(args))
     size = Size(args.layers, args.heads, args.units)
     manifest = Path(args.data) / "test.jsonl"
     # Training takes long: say now where nothing could be measured.
-    score.choose(manifest, M2MConfig.load(model / FILE).languages, args.clips)
+    score.choose(manifest, config.languages, args.clips)
     small = train(recipe, Path(args.data), Path(args.folder), model, size, args.precision)
     if PartialState().is_main_process:
         print(report.compare([model, small], manifest, args.clips))

@@ -105,13 +105,18 @@ def m2m_base() -> Recipe:
     )
 
 
-def pruned() -> Recipe:
-    """After pruning a small model: its own references and the unpruned model teach it, then its drafters learn on."""
+def pruned(model: str) -> Recipe:
+    """After pruning the model of that name: references and the unpruned model teach it, then its drafters learn on.
+
+    The manifests are those of the recipe that made it.
+    """
     base = m2m_base()
+    own = next((found for make in RECIPES.values() if model.startswith((found := make()).model.name)), base)
     learn, drafters = base.stages
     return replace(
         base,
         name="m2m-pruned",
+        weights=own.weights,
         stages=(
             replace(learn, name="distil", steps=400, warmup=40, losses=Weights(1.0, 0.0, 1.0, 0.0)),
             replace(drafters, steps=300),

@@ -100,7 +100,7 @@ def test_the_command_trains_and_prunes(
         Stage("drafters", "drafters", 9, 2, 1e-3, 1),
     )
     small = recipes.Recipe("small", tiny(1).config, stages, {"m": 1.0}, "frozen", bf16=False)
-    monkeypatch.setattr(recipes, "pruned", lambda: small)
+    monkeypatch.setattr(recipes, "pruned", lambda model: small)
     arguments = ["--data", str(data), "--run", str(data / "run"), "--steps", "2,2"]
     shape = ["--layers", "2", "--heads", "1", "--units", "16"]
     assert main(["m2m", "prune", str(folder), *arguments, *shape, "--clips", "2"]) == 0

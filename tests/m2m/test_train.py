@@ -252,6 +252,12 @@ def test_a_pruned_model_learns_from_the_whole_one(data: Path, tmp_path: Path) ->
     assert taught[-1] < taught[0]
 
 
+def test_a_pruned_model_learns_from_what_the_whole_one_did() -> None:
+    for made in (recipes.m2m_base(), recipes.m2m_medium_12()):
+        assert recipes.pruned(f"{made.model.name}-pruned").weights == made.weights
+    assert recipes.pruned("of mine").weights == recipes.m2m_base().weights
+
+
 def test_numbers_of_steps() -> None:
     short = recipes.with_steps(recipes.m2m_base(), [8, 4])
     assert [stage.steps for stage in short.stages] == [8, 4]
