@@ -17,7 +17,7 @@ from esrt.audio.io import load
 from esrt.bench.privacy import quality
 from esrt.edge.encoder import Encoder
 from esrt.errors import UsageError
-from esrt.model import checkpoint, voiceprint
+from esrt.model import checkpoint, manifest, voiceprint
 from esrt.privacy import clips
 from esrt.privacy.views import View
 from esrt.train.manifest import Row, held_out, read_manifest
@@ -123,7 +123,8 @@ def test_translations_are_those_of_a_model_and_its_sounds(
 ) -> None:
     folder, asked = tmp_path / "model", list[str]()
     folder.mkdir()
-    (folder / "MANIFEST.json").write_text("one language model")
+    (folder / "llm.bin").write_text("one language model")
+    manifest.write(folder)
     shutil.copy(examples / "spanish.flac", tmp_path / "a.flac")
     row = {"id": "a", "audio": "a.flac", "src": "spa", "tgt": "eng", "asr": "por favor otra vez", "s2tt": "again"}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
@@ -144,7 +145,8 @@ def test_translations_are_those_of_a_model_and_its_sounds(
         return len(asked)
 
     assert (times(), times()) == (1, 1)
-    (folder / "MANIFEST.json").write_text("another language model")
+    (folder / "llm.bin").write_text("another language model")
+    manifest.write(folder)
     assert times() == 2
     shutil.copy(examples / "french.flac", tmp_path / "a.flac")
     assert times() == 3

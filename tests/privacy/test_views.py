@@ -11,6 +11,7 @@ from esrt.audio import protect
 from esrt.audio.io import load
 from esrt.edge.encoder import Encoder
 from esrt.errors import UsageError
+from esrt.model import manifest
 from esrt.privacy import views
 from esrt.privacy.pitch import pitch
 from esrt.privacy.views import View, Views
@@ -54,7 +55,8 @@ def test_rows_are_those_of_the_frames_and_kept(model: Path, examples: Path, tmp_
 def test_figures_are_those_of_their_models(tmp_path: Path) -> None:
     for name in ("one", "two", "hidden"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "MANIFEST.json").write_text(name)
+        (tmp_path / name / "llm.bin").write_text(name)
+        manifest.write(tmp_path / name)
 
     def made_by(model: str, view: View) -> str:
         return Views([np.zeros(9, np.float32)], tmp_path / model, tmp_path / "hidden", tmp_path, 0).made_by(view)
@@ -63,7 +65,8 @@ def test_figures_are_those_of_their_models(tmp_path: Path) -> None:
     assert made_by("one", adversary) != made_by("two", adversary), "the ignorant attacker has trained on the plain one"
     assert made_by("one", View("audio")) == made_by("two", View("audio"))
     before = made_by("one", View("rvq8"))
-    (tmp_path / "one" / "MANIFEST.json").write_text("trained anew")
+    (tmp_path / "one" / "llm.bin").write_text("trained anew")
+    manifest.write(tmp_path / "one")
     assert made_by("one", View("rvq8")) != before
 
 
