@@ -126,12 +126,7 @@ class _Cutter:
 
     def _silent_at_end(self) -> int:
         """How many of the last frames hold no speech."""
-        count = 0
-        for spoken in reversed(self._spoken):
-            if spoken:
-                break
-            count += 1
-        return count
+        return min(self._quiet, len(self._frames))
 
     def _best_cut(self) -> int:
         """After how many frames to end the segment that is full."""

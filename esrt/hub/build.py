@@ -12,6 +12,7 @@ from pathlib import Path
 from esrt.config import ModelConfig
 from esrt.errors import ModelError
 from esrt.hub import huggingface, packages
+from esrt.model.manifest import CARD
 
 Progress = Callable[[str, float], None]
 
@@ -94,7 +95,7 @@ def make_ready(delta: Path, folder: Path, base: Callable[[str], Path | None], pr
         if not (delta / name).is_file():
             raise ModelError("model_damaged", f"{delta / name} is missing: fetch or save the model anew.")
         shutil.copyfile(delta / name, folder / name)
-    for name in ("card.md", "llm_delta", checkpoint.OUTPUTS):
+    for name in (CARD, "llm_delta", checkpoint.OUTPUTS):
         if (delta / name).is_dir():
             shutil.copytree(delta / name, folder / name)
         elif (delta / name).is_file():

@@ -179,7 +179,8 @@ def build(
         "start": None if start is None else manifest.identity(start),
         "size": None if size is None else asdict(size),
     }
-    checkpoint.same_run(folder, at, of, accelerator.is_main_process)
+    stages = [stage.name for stage in recipe.stages]
+    checkpoint.same_run(folder, at, of, accelerator.is_main_process, stages)
     if model is not None:
         recipe = replace(recipe, model=model.config)
     languages = recipe.model.languages

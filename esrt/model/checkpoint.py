@@ -24,7 +24,7 @@ from esrt.config import ModelConfig
 from esrt.errors import ModelError
 from esrt.model.esrt import EdgeHalf, ESRTModel
 from esrt.model.language_model import TAGS, load_language_model
-from esrt.model.manifest import whole_folder
+from esrt.model.manifest import CARD, whole_folder
 from esrt.model.projector import build_projector
 from esrt.wire import codecs
 from esrt.wire.rvq import Codebooks
@@ -79,7 +79,7 @@ def save(
             _save({"ids": delta.outputs.int()}, work / OUTPUTS)
         if lora is not None:
             _save_lora(lora, work / "llm_delta", delta.config.llm.weights, dtype, lora_state)
-        (work / "card.md").write_text(delta.card, encoding="utf-8")
+        (work / CARD).write_text(delta.card, encoding="utf-8")
 
 
 def save_codec(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -173,7 +173,7 @@ def load_delta(folder: Path) -> Delta:
         raise ModelError("model_mismatch", f"{folder / CODEC} has no scale for each channel.")
     if tags is None or tags.shape != (len(TAGS), config.llm.width):
         raise ModelError("model_mismatch", f"{folder / 'tags.safetensors'} has no row for each of the language tags.")
-    card = folder / "card.md"
+    card = folder / CARD
     return Delta(
         config=config,
         adapter=read_state(folder / "adapter.safetensors"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,16 +55,21 @@ def place(folder: Path) -> Place | None:
     return Place(at["stage"], at["step"], at["bf16"], tasks)
 
 
-def same_run(folder: Path, at: Place | None, of: Mapping[str, object], main: bool) -> None:
+def same_run(
+    folder: Path, at: Place | None, of: Mapping[str, object], main: bool, stages: Collection[str] = ()
+) -> None:  # fmt: skip
     """Compares what the state in `folder` is `of` with this run; a new run's main process writes that down.
 
-    A state of an older version has nothing beside it, and is taken. Raises UsageError `resume_mismatch`.
+    A state of an older version has nothing beside it, and is taken, by its stage where `stages` are named. Raises
+    UsageError `resume_mismatch`.
     """
     said, beside = json.dumps(of) + "\n", folder / RUN
     if at is None:
         if main:
             beside.write_text(said, encoding="utf-8")
-    elif beside.is_file() and beside.read_text(encoding="utf-8") != said:
+        return
+    other = beside.is_file() and beside.read_text(encoding="utf-8") != said
+    if other or (stages and at.stage not in stages):
         text = f"The run in {folder} is of another recipe, or began from another model or size: name another --run."
         raise UsageError("resume_mismatch", text)
 

@@ -30,7 +30,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer, quiet
-from esrt.model.manifest import identity, whole_folder
+from esrt.model.manifest import CARD, MANIFEST, identity, whole_folder
 from esrt.model.precision import decoding_type
 from esrt.model.qformer import QFormer
 from esrt.train.batches import Answers, answers
@@ -290,7 +290,7 @@ def save(student: Gemma3ForCausalLM, whole: Path, folder: Path, plan: Plan) -> N
     """Writes the drafter of the ready model `whole` as a ready model folder of its own."""
     with whole_folder(folder) as work:
         for path in whole.iterdir():
-            if path.name in ("llm", "llm_delta", "MANIFEST.json", "config.json", "card.md"):
+            if path.name in ("llm", "llm_delta", MANIFEST, "config.json", CARD):
                 continue
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, work / path.name)
         config = ModelConfig.load(whole / "config.json")
@@ -303,4 +303,4 @@ def save(student: Gemma3ForCausalLM, whole: Path, folder: Path, plan: Plan) -> N
                 shutil.copyfile(whole / "llm" / name, work / "llm" / name)
         made = f"distilled on {plan.steps} batches of {plan.batch} clips, into {', '.join(plan.to)}."
         card = f"# {config.name}\n\n{plan.layers} layers of the LLM of the model it drafts for, {made}\n"
-        (work / "card.md").write_text(card, encoding="utf-8")
+        (work / CARD).write_text(card, encoding="utf-8")

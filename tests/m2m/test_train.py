@@ -304,9 +304,12 @@ def test_a_folder_has_one_run(data: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError) as refused:
             build(whose, data, run, begun, left)
         assert refused.value.code == "resume_mismatch"
-    # A state of an older version has nothing beside it.
+    # A state of an older version has nothing beside it; its stage still has to be one of the recipe's.
     (run / RUN).unlink()
     build(mine, data, run, start, size)
+    with pytest.raises(UsageError) as refused:
+        build(recipe(), data, run, start, size)
+    assert refused.value.code == "resume_mismatch"
 
 
 def test_a_model_is_not_pruned_in_its_own_place(data: Path, tmp_path: Path) -> None:
