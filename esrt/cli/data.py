@@ -69,6 +69,11 @@ esrt data check data/fleurs.jsonl
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
 
+    revoice = _verb(verb, "revoice", "A manifest's recordings as if others had spoken them.", _REVOICE, _revoice)
+    revoice.add_argument("manifest", metavar="MANIFEST", help="what to speak anew")
+    revoice.add_argument("--each", metavar="N", type=_count, default=1, help="copies of each recording (default 1)")
+    revoice.add_argument("--seed", metavar="N", type=int, default=0, help="other voices and rooms (default 0)")
+
     prosody = _verb(verb, "prosody", "Sentences spoken in set manners, with captions of them.", _PROSODY, _prosody)
     prosody.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or game packages")
     _languages(prosody)
@@ -186,7 +191,9 @@ def _asterisk(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import asterisk
 
     transcripts = asterisk.read_transcripts(Path(args.transcripts)) if args.transcripts else {}
-    return _held_out(args, lambda root, test: asterisk.rows(root, transcripts, test))
+    yield from _held_out(args, lambda root, test: asterisk.rows(root, transcripts, test))
+    if others := list(_asked(args, asterisk.other_voices(Path(args.unpacked).resolve(), transcripts))):
+        yield "-voices", others
 
 
 def _fillets(args: argparse.Namespace) -> Manifests:
@@ -204,14 +211,15 @@ def _tuxpaint(args: argparse.Namespace) -> Manifests:
 def _held_out(args: argparse.Namespace, rows: Callable[[Path, bool], Iterable[Row]]) -> Manifests:
     """What to train on, and beside it the fifth that is held out, unless nothing is."""
 
-    def chosen(test: bool) -> Iterator[Row]:
-        for row in rows(Path(args.unpacked).resolve(), test):
-            if row.src in args.source and row.tgt in ("", *args.target):
-                yield row
-
-    yield "", chosen(False)
-    if test := list(chosen(True)):
+    root = Path(args.unpacked).resolve()
+    yield "", _asked(args, rows(root, False))
+    if test := list(_asked(args, rows(root, True))):
         yield "-test", test
+
+
+def _asked(args: argparse.Namespace, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows in the languages that were asked for."""
+    return (row for row in rows if row.src in args.source and row.tgt in ("", *args.target))
 
 
 def _synth(args: argparse.Namespace) -> Manifests:
@@ -220,6 +228,14 @@ def _synth(args: argparse.Namespace) -> Manifests:
     known = texts.read(Path(args.texts), {*args.source, *args.target})
     clips = None if args.on_the_fly else Path(args.out).resolve() / args.name
     return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed))]
+
+
+def _revoice(args: argparse.Namespace) -> Manifests:
+    from esrt.train.manifest import read_manifest
+    from esrt.train.sources import revoice
+
+    clips = Path(args.out).resolve() / args.name
+    return [("", revoice.rows(args.name, read_manifest(Path(args.manifest)), args.each, clips, args.seed))]
 
 
 def _prosody(args: argparse.Namespace) -> Manifests:
@@ -236,6 +252,9 @@ def _mer2024(args: argparse.Namespace) -> Manifests:
     return [("", mer2024.rows(Path(args.folder).resolve(), args.target))]
 
 
+_REVOICE = """
+esrt data revoice data/asterisk.jsonl --each 4 --name asterisk-revoiced --out data
+"""
 _PROSODY = """
 esrt data prosody data/human.jsonl --source eng,spa --each 1000 --out data
 esrt data prosody data/test.jsonl --source eng,spa --each 50 --seed 1 --name prosody-test --out data

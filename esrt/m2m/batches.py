@@ -21,9 +21,10 @@ from esrt.m2m.model import END, PLAIN, PROMPT, START, token_id
 from esrt.m2m.recipes import Recipe, Stage
 from esrt.model.mel import LogMel
 from esrt.train.augment import augment
-from esrt.train.features import Features, sound
+from esrt.train.features import Features
 from esrt.train.manifest import Row
 from esrt.train.sampler import Clip, Sampler
+from esrt.train.sound import sound
 
 IGNORED = -100
 LONGEST = 128  # tokens of a text; longer ones are cut, and then have no end to learn

@@ -149,6 +149,21 @@ def test_scores_of_a_manifest() -> None:
     assert score.errors([clip], [right]) == ["0.00", "0.00"]
 
 
+def test_clips_without_a_transcript_are_scored_by_their_translations() -> None:
+    rows = [
+        Row("1", "a.wav", "fra", "eng", "", "good morning to all friends"),
+        Row("1", "a.wav", "fra", "ita", "", "buongiorno a tutti gli amici"),
+        Row("2", "b.wav", "fra", "eng", "", "yes"),
+        Row("2", "b.wav", "fra", "ita", "", "sì e di nuovo sì"),
+    ]
+    [clip] = score.choose(rows, 10)["fra"]
+    assert clip.audio == "a.wav" and set(clip.references) == {"eng", "ita"}
+    heard = score.Answer("fra", "Bonjour", {"eng": "good morning to all friends"})
+    known = score.Clip("c.wav", "fra", "bonjour", {})
+    assert score.errors([clip], [heard]) == ["-", "-"]
+    assert score.errors([clip, known], [heard, heard]) == ["0.00", "0.00"]
+
+
 def test_beams_are_measured_on_the_same_clips(examples: Path, tmp_path: Path) -> None:
     said, meant = "por favor inténtelo de nuevo", "please try again"
     row = {"id": "1", "audio": str(examples / "spanish.flac"), "src": "spa", "tgt": "eng", "asr": said, "s2tt": meant}

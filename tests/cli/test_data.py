@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from esrt.cli.main import main, parser
-from esrt.train.features import sound
 from esrt.train.manifest import check, held_out, read_manifest
+from esrt.train.sound import sound
 from esrt.train.sources import asterisk
 from tests.train import corpora
 from tests.train.test_captions import mer
@@ -139,6 +139,32 @@ def test_packages_keep_a_fifth_apart(tmp_path: Path, esrt: Esrt) -> None:
         assert {held_out("prompt-" + row.id.rpartition("-")[2]) for row in rows} == {held}
     esrt("asterisk", root, "--source", "eng", "--out", tmp_path / "english")
     assert {row.src for row in read_manifest(tmp_path / "english/asterisk.jsonl")} == {"eng"}
+
+
+def test_other_voices_are_in_a_manifest_of_their_own(tmp_path: Path, esrt: Esrt) -> None:
+    root = packages(tmp_path / "unpacked")
+    folder, ending = asterisk.OTHER_VOICES["spa"]
+    (root / asterisk.SOUNDS / folder).mkdir()
+    for number in range(20):
+        (root / asterisk.SOUNDS / folder / f"prompt-{number}.{ending}").touch()
+    esrt("asterisk", root, "--target", "eng", "--out", tmp_path / "data")
+    kept = {row.id.rpartition("-")[2] for row in check(tmp_path / "data/asterisk-test.jsonl")}
+    others = check(tmp_path / "data/asterisk-voices.jsonl")
+    assert {(row.src, row.tgt, row.asr) for row in others} == {("spa", "eng", "")}
+    assert {row.id.rpartition("-")[2] for row in others} == kept
+
+
+def test_recordings_are_revoiced(tmp_path: Path, esrt: Esrt, examples: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(
+        json.dumps(
+            {"id": "a", "audio": str(examples / "spanish.flac"), "src": "spa", "tgt": "", "asr": "¿Sí?", "s2tt": ""}
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    esrt("revoice", tmp_path / "own.jsonl", "--each", "3", "--name", "again", "--out", tmp_path / "data")
+    rows = check(tmp_path / "data/again.jsonl")
+    assert len({row.audio for row in rows}) == 3 and {row.asr for row in rows} == {"¿Sí?"}
 
 
 def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:

@@ -52,6 +52,14 @@ def test_asterisk_aligns_languages_by_prompt_and_holds_prompts_out(tmp_path: Pat
         f"asterisk-{code}-{kept[0]}" for code in ("eng", "ita")
     }
 
+    folder, ending = asterisk.OTHER_VOICES["ita"]
+    for name in (*seen, *kept, twin):
+        other = tmp_path / asterisk.SOUNDS / folder / f"{name}.{ending}"
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.touch()
+    [row] = asterisk.other_voices(tmp_path, italian)
+    assert (row.src, row.tgt, row.asr, row.s2tt) == ("ita", "eng", "", f"This is {kept[0]}.")
+
 
 def test_fillets_joins_speech_and_texts(tmp_path: Path) -> None:
     scene = next(f"scene{n}" for n in range(100) if not held_out(f"scene{n}"))

@@ -65,16 +65,24 @@ class Searching(LocalCloud):
 
 
 def choose(rows: Sequence[Row], each: int) -> dict[str, list[Clip]]:
-    """Source language -> at most `each` clips of WORDS words or more, drawn with a fixed seed."""
+    """Source language -> at most `each` clips of WORDS words or more, drawn with a fixed seed.
+
+    Where no transcript is known, the words of the first translation count.
+    """
     found: dict[str, Clip] = {}
+    short = set()
     for row in rows:
-        if words(row.asr, row.src) >= WORDS:
-            clip = found.setdefault(row.audio, Clip(row.audio, row.src, row.asr, {}))
-            if row.s2tt:
-                clip.references[row.tgt] = row.s2tt
+        if row.audio not in found:
+            said, language = (row.asr, row.src) if row.asr else (row.s2tt, row.tgt)
+            if words(said, language) < WORDS:
+                short.add(row.audio)
+            found[row.audio] = Clip(row.audio, row.src, row.asr, {})
+        if row.s2tt:
+            found[row.audio].references[row.tgt] = row.s2tt
     by_source: dict[str, list[Clip]] = {}
     for clip in found.values():
-        by_source.setdefault(clip.source, []).append(clip)
+        if clip.audio not in short:
+            by_source.setdefault(clip.source, []).append(clip)
     return {
         source: random.Random(0).sample(clips, min(each, len(clips))) for source, clips in sorted(by_source.items())
     }
@@ -131,10 +139,15 @@ def found(clips: Sequence[Clip], answers: Sequence[Answer]) -> str:
 
 
 def errors(clips: Sequence[Clip], answers: Sequence[Answer]) -> list[str]:
-    """Character error rate without case and punctuation: of all clips together, and of the median clip."""
-    said = [plain(clip.transcript) for clip in clips]
-    heard = [plain(answer.transcript) or "-" for answer in answers]
-    middle = statistics.median(jiwer.cer(one, other) for one, other in zip(said, heard, strict=True))
+    """Character error rate without case and punctuation: of all clips together, and of the median clip; `-` where no
+    transcript is known.
+    """
+    pairs = zip(clips, answers, strict=True)
+    known = [(plain(c.transcript), plain(a.transcript) or "-") for c, a in pairs if c.transcript]
+    if not known:
+        return ["-", "-"]
+    said, heard = [text for text, _ in known], [text for _, text in known]
+    middle = statistics.median(jiwer.cer(one, other) for one, other in known)
     return [f"{jiwer.cer(said, heard):.2f}", f"{middle:.2f}"]
 
 

@@ -1,5 +1,7 @@
 """Telephone prompts by professional speakers, the same ids in five languages (Debian `asterisk-core-sounds-*-g722`).
 
+Three more people read them for `asterisk-prompt-es-co`, `-fr-armelle` and `-it-menardi-wav`: their voices are held out.
+
 Only the English prompts come with their text. Transcripts of the other languages are Whisper's own (`transcripts`),
 kept where it was sure; the prompt id aligns them with the English text.
 """
@@ -16,6 +18,7 @@ from esrt.train.examples import plain
 from esrt.train.manifest import Row, bad_row, held_out, json_lines
 from esrt.train.sources import files
 
+SOUNDS = "usr/share/asterisk/sounds"
 VOICES = {
     "eng": "en_US_f_Allison",
     "spa": "es_MX_f_Allison",
@@ -23,6 +26,8 @@ VOICES = {
     "ita": "it_IT_m_Carlo",
     "rus": "ru_RU_f_IvrvoiceRU",
 }
+# Wording differs here and there from the voice above, so no transcript is known.
+OTHER_VOICES = {"spa": ("es", "gsm"), "fra": ("fr", "gsm"), "ita": ("it_IT_f_Menardi", "wav")}
 SHORTEST = 3000  # bytes of G.722, 0.4 s: some recordings are empty
 
 
@@ -64,7 +69,7 @@ def prompts(root: Path, transcripts: Mapping[str, Mapping[str, str]]) -> dict[st
 
 def audio_path(root: Path, language: str, prompt: str) -> Path:
     """Where a language's recording of a prompt lies below the unpacked packages."""
-    return root / "usr/share/asterisk/sounds" / VOICES[language] / f"{prompt}.g722"
+    return root / SOUNDS / VOICES[language] / f"{prompt}.g722"
 
 
 def _said(texts: Mapping[str, str]) -> set[tuple[str, str]]:
@@ -76,11 +81,7 @@ def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -
 
     A fifth of the prompts is held out, less those that say in any language what another prompt says in training.
     """
-    known = prompts(root, transcripts)
-    taught = {said for prompt, texts in known.items() if not held_out(prompt) for said in _said(texts)}
-    for prompt, texts in known.items():
-        if held_out(prompt) != test or (test and taught & _said(texts)):
-            continue
+    for prompt, texts in _chosen(prompts(root, transcripts), test):
         for source in VOICES:
             if source not in texts:
                 continue
@@ -92,3 +93,21 @@ def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -
             for target, text in texts.items():
                 if target != source:
                     yield Row(name, str(path), source, target, texts[source], text)
+
+
+def other_voices(root: Path, transcripts: Mapping[str, Mapping[str, str]]) -> Iterator[Row]:
+    """The held-out prompts once more, by people who are in no manifest to train from; without transcripts."""
+    for prompt, texts in _chosen(prompts(root, transcripts), test=True):
+        for source, (folder, ending) in OTHER_VOICES.items():
+            path = root / SOUNDS / folder / f"{prompt}.{ending}"
+            if path.is_file():
+                for target, text in texts.items():
+                    if target != source:
+                        yield Row(f"asterisk-{folder}-{prompt}", str(path), source, target, "", text)
+
+
+def _chosen(known: Mapping[str, dict[str, str]], test: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    taught = {said for prompt, texts in known.items() if not held_out(prompt) for said in _said(texts)}
+    for prompt, texts in known.items():
+        if held_out(prompt) == test and not (test and taught & _said(texts)):
+            yield prompt, texts

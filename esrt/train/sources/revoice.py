@@ -1,0 +1,74 @@
+"""Recordings once more, as if other people had spoken them elsewhere: few voices are soon known by heart.
+
+Another throat (formants and pitch move together), another pace, and whatever `disturb` does to speech.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import av.filter
+import numpy as np
+from tqdm import tqdm
+
+from esrt.audio.samples import Samples
+from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.train.manifest import Row
+from esrt.train.sound import sound
+from esrt.train.sources.disturb import disturb
+from esrt.train.sources.synth import SHORTEST, write_wav
+
+THROATS = (0.8, 1.25)  # of the speaker's own frequencies
+PACES = (0.87, 1.15)
+
+
+def revoice(samples: Samples, throat: float, pace: float) -> Samples:
+    """float32 [n] at 16 kHz -> about [n / pace]: all frequencies `throat` times as high, spoken `pace` times as fast.
+
+    `pace / throat` must lie within 0.5 and 2.
+    """
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono"),
+        graph.add("asetrate", str(round(SAMPLE_RATE * throat))),
+        graph.add("aresample", str(SAMPLE_RATE)),
+        graph.add("atempo", f"{pace / throat:.6f}"),
+        graph.add("aformat", "sample_fmts=flt"),
+        graph.add("abuffersink"),
+    ).configure()
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    graph.push(frame)
+    graph.push(None)
+    parts = [np.zeros(0, np.float32)]
+    while True:
+        try:
+            parts.append(graph.pull().to_ndarray()[0])
+        except (av.EOFError, av.BlockingIOError):
+            return np.concatenate(parts)
+
+
+def rows(name: str, known: Sequence[Row], copies: int, clips: Path, seed: int = 0) -> Iterator[Row]:
+    """`copies` of every recording of a manifest, each in another voice, below `clips`; the texts are the recording's.
+
+    What is no sound, or takes under 1/3 s or over 30 s afterwards, is left out.
+    """
+    by_audio: dict[str, list[Row]] = {}
+    for row in known:
+        by_audio.setdefault(row.audio, []).append(row)
+    for index, (audio, members) in enumerate(tqdm(by_audio.items(), desc="revoicing", unit="clip", disable=None)):
+        spoken = sound(audio)
+        if len(spoken) < SHORTEST:
+            continue
+        for copy in range(copies):
+            rng = random.Random(f"{seed}/{index}/{copy}")
+            other = disturb(revoice(spoken, rng.uniform(*THROATS), rng.uniform(*PACES)), rng)
+            if not SHORTEST < len(other) <= WINDOW_SAMPLES:
+                continue
+            path = clips / f"{index:05d}-{copy}.wav"
+            write_wav(path, other)
+            yield from (replace(row, id=f"{name}-{row.id}-{copy}", audio=str(path)) for row in members)

@@ -1,0 +1,53 @@
+"""Recordings as if other people had spoken them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from esrt.audio.io import load
+from esrt.config import SAMPLE_RATE
+from esrt.train.manifest import Row
+from esrt.train.sources import revoice
+from esrt.train.sources.synth import write_wav
+
+TONE = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
+
+
+def highest(samples: np.ndarray) -> float:
+    """The loudest frequency, in Hz."""
+    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * SAMPLE_RATE / len(samples)
+
+
+@pytest.mark.parametrize("throat", [*revoice.THROATS, 1.0])
+@pytest.mark.parametrize("pace", [*revoice.PACES, 1.0])
+def test_throat_and_pace_are_apart(throat: float, pace: float) -> None:
+    other = revoice.revoice(TONE, throat, pace)
+    assert other.dtype == np.float32 and np.abs(other).max() < 0.6
+    assert highest(other) == pytest.approx(1000 * throat, rel=0.01)
+    assert len(other) == pytest.approx(len(TONE) / pace, rel=0.03)
+
+
+def test_copies_have_the_texts_of_their_recording(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", TONE)
+    write_wav(tmp_path / "click.wav", TONE[:100])
+    (tmp_path / "empty.wav").touch()
+    known = [
+        Row("a", str(tmp_path / "a.wav"), "ita", "", "Ciao.", ""),
+        Row("a", str(tmp_path / "a.wav"), "ita", "eng", "Ciao.", "Hello."),
+        Row("b", str(tmp_path / "click.wav"), "ita", "", "Oh.", ""),
+        Row("c", str(tmp_path / "empty.wav"), "ita", "", "Oh.", ""),
+    ]
+    rows = list(revoice.rows("again", known, 2, tmp_path / "again"))
+    assert [(row.id, row.tgt, row.asr, row.s2tt) for row in rows] == [
+        (f"again-a-{copy}", *rest) for copy in (0, 1) for rest in (("", "Ciao.", ""), ("eng", "Ciao.", "Hello."))
+    ]
+    one, other = (load(audio) for audio in sorted({row.audio for row in rows}))
+    assert len(one) != len(other) and len(one) > SAMPLE_RATE
+    before = (tmp_path / "again/00000-0.wav").read_bytes()
+    assert rows == list(revoice.rows("again", known, 2, tmp_path / "again")), "the seed repeats"
+    assert (tmp_path / "again/00000-0.wav").read_bytes() == before
+    list(revoice.rows("again", known, 2, tmp_path / "again", seed=1))
+    assert (tmp_path / "again/00000-0.wav").read_bytes() != before
