@@ -198,7 +198,7 @@ def build(
     if recipe.encoder == "frozen":
         with accelerator.main_process_first():
             features = cached(data / "features", audios, model, accelerator.device)
-        lengths = {audio: frames for audio, (_, frames) in features.index.items()}
+        lengths = features.lengths
     else:
         lengths = frame_counts(audios)
     sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from esrt.train.adversary import Voices
 from esrt.train.augment import augment
+from esrt.train.encoding import Frames
 from esrt.train.examples import Example, Tokenizer, always_into, example, one_caption, plain, token_ids
-from esrt.train.features import Features
 from esrt.train.recipes import Recipe, Stage
 from esrt.train.sampler import Clip, Sampler
 
@@ -97,7 +97,7 @@ class Batches:
 
     recipe: Recipe
     sampler: Sampler
-    features: Features
+    features: Frames
     tokenizer: Tokenizer
     whisper_tokenizer: Tokenizer
     vocabularies: Vocabularies
@@ -126,7 +126,7 @@ class Batches:
 
         With a seed for each clip, they are disturbed.
         """
-        found = [self.features.get(clip.audio).astype(np.float32) for clip in clips]
+        found = [rows.astype(np.float32) for rows in self.features.of([clip.audio for clip in clips])]
         if seeds:
             found = [augment(rows, np.random.default_rng(seed)) for rows, seed in zip(found, seeds, strict=True)]
         padded = pad_sequence([torch.from_numpy(rows) for rows in found], batch_first=True)

@@ -169,7 +169,7 @@ class Source:
         """`folder` is the ready model's, `data` has the manifests and the cached frames. Raises UsageError."""
         config = ModelConfig.load(folder / "config.json")
         self._features = Features(data / "features", config.encoder.width, config.context)
-        lengths = {audio: frames for audio, (_, frames) in self._features.index.items()}
+        lengths = self._features.lengths
         sets = {}
         for name in plan.weights:
             rows = [row for row in read_manifest(data / f"{name}.jsonl") if row.audio in lengths]

@@ -13,18 +13,19 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from esrt.audio.io import Sound, load
+from esrt.audio.io import Sound
 from esrt.audio.padding import pad
-from esrt.audio.samples import Samples
 from esrt.config import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import AudioError, UsageError
-from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
+from esrt.train.encoding import encode
 from esrt.train.manifest import SPOKEN_ON_THE_FLY
-from esrt.train.sources import synth
+from esrt.train.sound import sound
 
 SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
 _BATCH_FRAMES = 4000
+_MOST = WINDOW_SAMPLES // FRAME_SAMPLES
+_HALF_SECOND = SAMPLE_RATE // FRAME_SAMPLES // 2
 _HERE = "./"  # before the name of a sound that lies below the cache's own folder
 
 
@@ -76,10 +77,19 @@ class Features:
         if self._encoder.is_file():
             return json.loads(self._encoder.read_text(encoding="utf-8")) == self._described()
         behind = self._data.stat().st_size // (2 * self.width) - self._frames
-        return 0 <= behind <= WINDOW_SAMPLES // FRAME_SAMPLES  # an interrupted run leaves one clip at most
+        return 0 <= behind <= _MOST  # an interrupted run leaves one clip at most
 
     def _described(self) -> dict[str, object]:
         return {"width": self.width, "context": self.context}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Audio -> how many frames it has."""
+        return {audio: frames for audio, (_, frames) in self.index.items()}
+
+    def of(self, audios: Sequence[str]) -> list[np.ndarray]:
+        """float16 [t, width] of each clip."""
+        return [self.get(audio) for audio in audios]
 
     def get(self, audio: str) -> np.ndarray:
         """float16 [t, width]; a KeyError names a clip that was never encoded."""
@@ -109,24 +119,34 @@ class Features:
             beside = self._encoder.with_suffix(".part")
             beside.write_text(json.dumps(self._described()), encoding="utf-8")
             beside.replace(self._encoder)
-            missing = [audio for audio in dict.fromkeys(audios) if audio not in self.index]
-            self._check_room(len(missing))
+            missing = self._missing(audios)
+            if (needed := self._needed(missing)) > (free := self._free()):
+                raise UsageError(
+                    "disk_full",
+                    f"Frames of {len(missing):,} clips take {needed / 1e9:,.0f} GB; {self._folder} has "
+                    f"{free / 1e9:,.0f} GB left: choose fewer clips, or move the folder of data to a larger disk.",
+                )
             self._fill(missing, config, encoder)
 
-    def _check_room(self, clips: int) -> None:
-        """Before hours of encoding; what frames of the speech alone take is known only afterwards."""
-        needed = clips * WINDOW_SAMPLES // FRAME_SAMPLES * self.width * 2 if self.context == "full" else 0
-        if needed > (free := shutil.disk_usage(self._folder).free):
-            raise UsageError(
-                "disk_full",
-                f"Frames of {clips:,} clips take {needed / 1e9:,.0f} GB; {self._folder} has {free / 1e9:,.0f} GB left: "
-                "choose fewer clips, or move the folder of data to a larger disk.",
-            )
+    def has_room(self, audios: Iterable[str]) -> bool:
+        """Whether the disk has room for the frames of those clips that have none yet."""
+        return self._needed(self._missing(audios)) <= self._free()
 
-    @torch.inference_mode()
+    def _missing(self, audios: Iterable[str]) -> list[str]:
+        return [audio for audio in dict.fromkeys(audios) if audio not in self.index]
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self._folder).free
+
+    def _needed(self, missing: Sequence[str]) -> int:
+        """Bytes that the frames of clips take, at most."""
+        most = len(missing) * _MOST * self.width * 2
+        if self.context == "full" or most <= self._free():
+            return most
+        return sum(padded_counts(missing, self.context).values()) * self.width * 2
+
     def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
         encoder = encoder.to(torch.bfloat16).eval()
-        device, mel = encoder.conv1.weight.device, LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
             for first in range(0, len(missing), pool):
@@ -143,12 +163,9 @@ class Features:
                 while waves:
                     size = max(1, min(len(waves), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[-1][2])))
                     batch, waves = waves[-size:], waves[:-size]
-                    lengths = torch.tensor([len(wave) // FRAME_SAMPLES for _, _, wave in batch])
-                    mels = [mel(torch.from_numpy(wave)[None])[0].T for _, _, wave in batch]
-                    padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-                    frames = encoder(padded.to(device, torch.bfloat16), lengths.to(device)).float().cpu().numpy()
-                    for (audio, stamp, _), length, rows in zip(batch, lengths.tolist(), frames, strict=True):
-                        self.append(audio, rows[:length], stamp)
+                    frames = encode([wave for _, _, wave in batch], config, encoder)
+                    for (audio, stamp, _), rows in zip(batch, frames, strict=True):
+                        self.append(audio, rows, stamp)
                     bar.update(size)
 
 
@@ -178,14 +195,14 @@ def frame_counts(audios: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def sound(audio: str) -> Samples:
-    """A recording; nothing of one that is empty, as some packages have them."""
-    try:
-        return (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)
-    except AudioError as error:
-        if error.code == "audio_empty":
-            return np.zeros(0, np.float32)
-        raise
+def padded_counts(audios: Iterable[str], context: Literal["speech", "full"]) -> dict[str, int]:
+    """As `frame_counts`, with the silence that `audio.padding.pad` adds: how many frames the cache would have."""
+
+    def padded(frames: int) -> int:
+        steps = _MOST if context == "full" else -(-frames // _HALF_SECOND) + 1
+        return min(_MOST, steps * _HALF_SECOND) if frames else 0
+
+    return {audio: padded(frames) for audio, frames in frame_counts(audios).items()}
 
 
 def _write_at(path: Path, place: int, data: bytes) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as RawTokenizer
@@ -27,8 +28,9 @@ from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import checkpoint, parallel
 from esrt.train.adversary import Adversary, Voices
 from esrt.train.batches import Batches, Vocabularies
+from esrt.train.encoding import Frames, Live
 from esrt.train.examples import Tokenizer, plain, token_ids
-from esrt.train.features import Features
+from esrt.train.features import Features, padded_counts
 from esrt.train.loop import Trainer
 from esrt.train.manifest import Row, read_manifest
 from esrt.train.network import Network
@@ -101,10 +103,28 @@ def cached_frames(
     """The cache of frames in `folder`, with all of `audios` in it."""
     features = Features(folder, config.encoder.width, config.context)
     if any(audio not in features.index for audio in audios):
-        encoder = WhisperEncoder(config.encoder)
-        encoder.load_state_dict(part(whisper, "encoder."))
-        features.fill(audios, config, encoder.to(device))
+        features.fill(audios, config, _encoder(config, whisper, device))
     return features
+
+
+def _encoder(config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device) -> WhisperEncoder:
+    encoder = WhisperEncoder(config.encoder)
+    encoder.load_state_dict(part(whisper, "encoder."))
+    return encoder.to(device)
+
+
+def encoder_frames(
+    folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], accelerator: Accelerator
+) -> Frames:
+    """The cache in `folder`, or, where its disk has no room for it, frames that every process computes anew."""
+    (cached,) = broadcast_object_list([Features(folder, config.encoder.width, config.context).has_room(audios)])
+    # The main process writes what all of them read.
+    with accelerator.main_process_first():
+        if cached:
+            return cached_frames(folder, audios, config, whisper, accelerator.device)
+    if accelerator.is_main_process:
+        print(f"{folder} has no room for the encoder's frames: each step computes its own.", file=sys.stderr)
+    return Live(padded_counts(audios, config.context), config, _encoder(config, whisper, accelerator.device))
 
 
 def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], dict[str, list[Clip]]]:
@@ -160,12 +180,9 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     every = [row for found in rows.values() for row in found]
     asked = {n for s in recipe.stages if s.objective == "ctc-whisper" for n in s.weights or recipe.weights}
     heard = [row for name in sorted(asked) for row in rows[name]]
-    # The main process writes what all of them read.
-    with accelerator.main_process_first():
-        device = accelerator.device
-        features = cached_frames(data / "features", [row.audio for row in every], config, whisper, device)
-    lengths = {audio: frames for audio, (_, frames) in features.index.items()}
-    sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
+    audios = list(dict.fromkeys(row.audio for row in every))
+    features = encoder_frames(data / "features", audios, config, whisper, accelerator)
+    sets = {name: taught(name, found, features.lengths, accelerator) for name, found in rows.items()}
     with accelerator.main_process_first():  # after what may be refused: a run keeps its vocabulary
         path = run / "vocabularies.json"
         by_whisper, by_llm = vocabularies(path, every, tokenizer, whisper_tokenizer, special, heard)

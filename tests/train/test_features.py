@@ -16,7 +16,7 @@ from esrt.config import FRAME_SAMPLES, PRESETS, SAMPLE_RATE, EncoderConfig
 from esrt.errors import UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
-from esrt.train.features import Features, frame_counts
+from esrt.train.features import Features, frame_counts, padded_counts
 from esrt.train.sources.synth import write_wav
 
 CONFIG = replace(PRESETS["ESRT-270M"], encoder=EncoderConfig("none", mel_bins=80, width=32, layers=2, heads=2))
@@ -36,13 +36,15 @@ def test_a_batch_gives_what_each_clip_gives(tmp_path: Path, recordings: list[str
     encoder = WhisperEncoder(CONFIG.encoder).eval()
     features = Features(tmp_path / "features", 32)
     features.fill(recordings, CONFIG, encoder)
-    lengths = {Path(audio).stem: frames for audio, (_, frames) in features.index.items()}
+    lengths = {Path(audio).stem: frames for audio, frames in features.lengths.items()}
     assert lengths == {"a": 100, "b": 225, "empty": 0, "long": 0}
     (tmp_path / "no.wav").write_text("no sound")
     counted = frame_counts([*recordings, str(tmp_path / "no.wav")])
     assert {Path(audio).stem: frames for audio, frames in counted.items()} == {
         "a": 60, "b": 185, "empty": 0, "long": 0, "no": 0
     }  # fmt: skip
+    assert padded_counts(recordings, "speech") == features.lengths
+    assert list(padded_counts(recordings, "full").values()) == [1500, 1500, 0, 0]
 
     wave = pad((0.2 * np.random.default_rng(0).standard_normal(19_200)).astype(np.float32).clip(-1, 1), "speech")
     assert len(wave) == 100 * FRAME_SAMPLES
@@ -87,12 +89,21 @@ def test_the_folder_of_data_may_be_moved(tmp_path: Path) -> None:
     assert moved.get(str(tmp_path / "moved" / "a.wav"))[0, 0] == len(str(data / "a.wav"))
 
 
-def test_frames_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=9_599_999))
-    encoder = WhisperEncoder(CONFIG.encoder)
+def test_frames_that_the_disk_has_no_room_for(
+    tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=9_599_999)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
+    encoder, many = WhisperEncoder(CONFIG.encoder), [f"{n}.wav" for n in range(100)]
+    features = Features(tmp_path / "features", 32, "full")
     with pytest.raises(UsageError) as refused:
-        Features(tmp_path / "features", 32, "full").fill([f"{n}.wav" for n in range(100)], CONFIG, encoder)
+        features.fill(many, CONFIG, encoder)
     assert refused.value.code == "disk_full"  # 100 clips of 1500 x 32 numbers of 2 bytes
+    assert not features.has_room(many) and features.has_room(many[:99])
+    free.free = 64 * (100 + 225)  # speech alone takes less: what the two clips have, to the byte
+    assert Features(tmp_path / "features", 32).has_room([*recordings, *recordings])
+    free.free -= 1
+    assert not Features(tmp_path / "features", 32).has_room(recordings)
 
 
 def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[str]) -> None:

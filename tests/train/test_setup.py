@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from esrt import hub
+from esrt.config import PRESETS
 from esrt.errors import UsageError
 from esrt.hub import packages
 from esrt.model import checkpoint
+from esrt.train import parallel
 from esrt.train.checkpoint import Place, same_run
+from esrt.train.encoding import Live
 from esrt.train.examples import plain
+from esrt.train.features import Features
 from esrt.train.manifest import Row, write_manifest
 from esrt.train.recipes import Stage, esrt_270m
-from esrt.train.setup import build, vocabularies
+from esrt.train.setup import build, encoder_frames, read_whisper, vocabularies
 from esrt.train.sources.synth import write_wav
 from tests.train.conftest import Letters
 
@@ -75,6 +80,27 @@ def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd:
     before = checkpoint.load_outputs(hub.resolve("ESRT-270M"))
     assert before is not None and len(before) > 81_000 and set(before.tolist()) <= set(made.outputs.tolist())
     assert len({*made.llm.tolist()} & {*made.tags.tolist()}) == 0
+
+
+@pytest.mark.skipif(not packages.available("google/gemma-3-270m"), reason="pip install 'esrt[tiny]'")
+def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
+    tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, audios = PRESETS["ESRT-270M"], [str(examples / f"{name}.flac") for name in ("spanish", "french")]
+    whisper, _ = read_whisper(config)
+    accelerator = parallel.start(replace(esrt_270m(), bf16=False), tmp_path)
+    kept = encoder_frames(tmp_path / "features", audios, config, whisper, accelerator)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert isinstance(encoder_frames(tmp_path / "features", audios, config, whisper, accelerator), Features)
+    capfd.readouterr()
+    live = encoder_frames(tmp_path / "other", audios, config, whisper, accelerator)
+    assert isinstance(live, Live) and "no room" in capfd.readouterr().err
+    assert live.lengths == kept.lengths
+    for one, other in zip(live.of(audios), kept.of(audios), strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        assert np.abs(one - other).mean() < 0.02 * np.abs(other).mean()
+    [alone] = live.of(audios[:1])
+    assert np.abs(alone - kept.of(audios)[0]).mean() < 0.02 * np.abs(alone).mean(), "padding changes nothing"
 
 
 def test_a_folder_has_one_run(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def small_trainer(steps: int, name: str, data: Path, run: Path) -> Watched:
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
     heard, written = setup.vocabularies(run / "vocabularies.json", rows, tokenizer, whisper, [end])
     known = Vocabularies(*(torch.tensor(ids) for ids in (heard, written, tags, [*tags, *written])))
-    sampler = Sampler({name: clips(rows, {audio: n for audio, (_, n) in features.index.items()})}, recipe.weights, 0)
+    sampler = Sampler({name: clips(rows, features.lengths)}, recipe.weights, 0)
     embedding = torch.randn(len(heard), SMALL.adapter.width)
     network = Network(SMALL, memory.language_model(SMALL.llm), known, embedding, recipe.lora_rank, 8, 0.0)
     batches = Batches(recipe, sampler, features, tokenizer, whisper, known, end)
