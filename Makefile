@@ -18,7 +18,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
 test: lint $(VENV)/.redis $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(VENV)/.dev
 	ESRT_FUZZ=20 $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/fuzz
@@ -56,7 +56,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.demo
 
 # WordNet for METEOR, which scores captions: Debian's package, unpacked and not installed.
-$(VENV)/.wordnet: $(VENV)/.python
+$(VENV)/.wordnet: $(VENV)/.python | $(VENV)/.redis
 	@( if [ ! -e /usr/share/wordnet ] && command -v apt-get >/dev/null; then \
 		echo "unpacking Debian's wordnet-base into $(VENV) (6 MB, once)" >&2; \
 		rm -rf $(VENV)/wordnet && mkdir $(VENV)/wordnet && cd $(VENV)/wordnet || exit; \

@@ -14,7 +14,7 @@ mkdir -p "$work/debs" "$work/unpacked" "$pages"
 cp docs/benchmarks/*.md "$pages"
 
 # 1. Human speech in three languages (asterisk's prompts, CC BY-SA 3.0), and the same sentences spoken by espeak-ng.
-if [ ! -e "$data/prompts.jsonl" ]; then
+if [ ! -e "$data/revoiced.jsonl" ]; then
   [ "$(id -u)" != 0 ] || apt-get -qq update || true
   (cd "$work/debs" && apt-get -o APT::Sandbox::User=root download asterisk-core-sounds-en asterisk-core-sounds-{en,fr,it}-g722)
   for deb in "$work"/debs/*.deb; do dpkg -x "$deb" "$work/unpacked"; done
@@ -29,6 +29,7 @@ if [ ! -e "$data/prompts.jsonl" ]; then
   for name in synth tuxpaint prompts; do
     esrt data synth "$data/human.jsonl" --source eng,fra,ita --target eng,fra,ita,deu --each 12 --name $name --out "$data"
   done
+  esrt data revoice "$data/human.jsonl" --name revoiced --out "$data"
 fi
 
 # 2. Models that are there to be measured, not to be good: a whisperM2M, which caches the clips' features first, the same
@@ -59,6 +60,7 @@ bench training throughput --data "$data" --steps 2
 bench training memory --data "$data" --steps 20
 bench training expected --data "$data" --steps 1
 bench training score --data "$data" --clips 2
+bench training voices --data "$data" --manifest test --clips 2
 bench training beams --data "$data" --clips 1
 bench training starts --data "$data" --seconds 5
 bench training ablation --data "$data" --share 0.001

@@ -231,11 +231,11 @@ def _synth(args: argparse.Namespace) -> Manifests:
 
 
 def _revoice(args: argparse.Namespace) -> Manifests:
-    from esrt.train.manifest import read_manifest
+    from esrt.train import manifest
     from esrt.train.sources import revoice
 
     clips = Path(args.out).resolve() / args.name
-    return [("", revoice.rows(args.name, read_manifest(Path(args.manifest)), args.each, clips, args.seed))]
+    return [("", revoice.rows(args.name, manifest.check(Path(args.manifest)), args.each, clips, args.seed))]
 
 
 def _prosody(args: argparse.Namespace) -> Manifests:

@@ -34,6 +34,7 @@ accelerate launch -m esrt train esrt-4b --data data --run runs/4b     on all GPU
     parser.add_argument("--run", dest="folder", metavar="DIR", help="folder for checkpoints and model")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="begin with the weights of this model")
     parser.add_argument("--stage", metavar="NAME", help="this stage only (0: 0a and 0b), from the checkpoint in --run")
+    parser.add_argument("--frozen-llm", action="store_true", help="LoRA learns in no stage")
     parser.add_argument("--list", action="store_true", help="print the recipes")
     parser.add_argument("--dry-run", action="store_true", help="print the memory the recipe needs, and train nothing")
     parser.set_defaults(run=run)
@@ -51,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipes.get(args.recipe, args.stage)
     if args.start is not None:
         recipe = replace(recipe, start=args.start)
+    later = recipe.stages[0] != recipes.get(args.recipe).stages[0]
+    if args.frozen_llm:
+        recipe = recipes.frozen(recipe)
     if args.dry_run:
         from esrt.train import memory
 
@@ -61,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from esrt.train import checkpoint
     from esrt.train.run import run as train
 
-    later = recipe.stages[0] != recipes.get(args.recipe).stages[0]
     if later and recipe.start is None and checkpoint.place(Path(args.folder)) is None:
         text = f"There is no run in {args.folder} that --stage {args.stage} could go on from: name it, or --from MODEL."
         raise UsageError("no_run", text)

@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esrt.audio.io import load
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
 from esrt.model import voiceprint
 from esrt.model.qformer import QFormer
-from esrt.train.manifest import SPOKEN_ON_THE_FLY
-from esrt.train.sources import synth
+from esrt.train.sound import sound
 
 _MEMORY = 256  # clips whose rows the probes are solved from
 _FEWEST = 32
@@ -38,7 +36,7 @@ class Voices:
         """Float32 [b, voiceprint.WIDTH + 1]. Raises AudioError."""
         for audio in audios:
             if audio not in self._known:
-                samples = (synth.load if audio.startswith(SPOKEN_ON_THE_FLY) else load)(audio)[:WINDOW_SAMPLES]
+                samples = sound(audio)[:WINDOW_SAMPLES]
                 seconds = math.log(max(len(samples), 1) / SAMPLE_RATE)
                 self._known[audio] = np.append(self._encoder.of(samples), np.float32(seconds))
         return torch.from_numpy(np.stack([self._known[audio] for audio in audios])).float()

@@ -1,23 +1,26 @@
-"""The frozen encoder at work: it fills the cache of frames, or takes its place where a disk has no room for one."""
+"""The frozen encoder at work, and what training asks of whatever has its frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from esrt.audio.padding import pad
 from esrt.audio.samples import Samples
-from esrt.config import FRAME_SAMPLES, WINDOW_SAMPLES, ModelConfig
+from esrt.config import FRAME_SAMPLES
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
-from esrt.train.sound import sound
+
+_BATCH_FRAMES = 4000
 
 
 class Frames(Protocol):
-    """Where the encoder's frames of clips come from. `lengths` is audio -> frames; 0 where a clip cannot be used."""
+    """Where the encoder's frames of clips come from: `features.Features` or `features.Live`.
+
+    `lengths` is audio -> how many frames; 0 where a clip cannot be used.
+    """
 
     @property
     def width(self) -> int: ...
@@ -30,24 +33,19 @@ class Frames(Protocol):
 
 
 @torch.inference_mode()
-def encode(waves: Sequence[Samples], config: ModelConfig, encoder: WhisperEncoder) -> list[np.ndarray]:
-    """Padded sounds (`audio.padding.pad`) -> frames float16 [t, width] of each, in the encoder's own precision."""
-    mel, weight = LogMel(config.encoder.mel_bins), encoder.conv1.weight
-    lengths = torch.tensor([len(wave) // FRAME_SAMPLES for wave in waves])
-    mels = [mel(torch.from_numpy(wave)[None])[0].T for wave in waves]
-    padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-    frames = encoder(padded.to(weight.device, weight.dtype), lengths.to(weight.device)).float().cpu().numpy()
-    return [rows[:length].astype(np.float16) for rows, length in zip(frames, lengths.tolist(), strict=True)]
+def encode(waves: Sequence[Samples], mel: LogMel, encoder: WhisperEncoder) -> Iterator[tuple[int, np.ndarray]]:
+    """Padded sounds (`audio.padding.pad`) -> place among them, and frames float16 [t, width]; longest first.
 
-
-class Live:
-    """Frames that are computed anew each time a batch asks for them, in bfloat16, where the encoder is."""
-
-    def __init__(self, lengths: Mapping[str, int], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        self.width, self.lengths = config.encoder.width, lengths
-        self._config, self._encoder = config, encoder.to(torch.bfloat16).eval()
-
-    def of(self, audios: Sequence[str]) -> list[np.ndarray]:
-        """float16 [t, width] of each clip."""
-        waves = [pad(sound(audio)[:WINDOW_SAMPLES], self._config.context) for audio in audios]
-        return encode(waves, self._config, self._encoder)
+    In the encoder's own precision, some 80 s of sound at a time.
+    """
+    weight, device = encoder.conv1.weight, mel.filters.device
+    left = sorted(range(len(waves)), key=lambda place: len(waves[place]))
+    while left:
+        size = max(1, min(len(left), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[left[-1]])))
+        batch, left = left[-size:], left[:-size]
+        lengths = torch.tensor([len(waves[place]) // FRAME_SAMPLES for place in batch])
+        mels = [mel(torch.from_numpy(waves[place])[None].to(device))[0].T for place in batch]
+        padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
+        frames = encoder(padded.to(weight.device, weight.dtype), lengths.to(weight.device)).float().cpu().numpy()
+        for place, rows, length in zip(batch, frames, lengths.tolist(), strict=True):
+            yield place, rows[:length].astype(np.float16)

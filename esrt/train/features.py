@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +14,18 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from esrt.audio.io import Sound
-from esrt.audio.padding import pad
+from esrt.audio.padding import pad, padded_length
 from esrt.config import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import AudioError, UsageError
+from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.encoding import encode
 from esrt.train.manifest import SPOKEN_ON_THE_FLY
 from esrt.train.sound import sound
 
 SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
-_BATCH_FRAMES = 4000
 _MOST = WINDOW_SAMPLES // FRAME_SAMPLES
-_HALF_SECOND = SAMPLE_RATE // FRAME_SAMPLES // 2
+_RESERVE = 5e9  # bytes of disk for checkpoints and the model
 _HERE = "./"  # before the name of a sound that lies below the cache's own folder
 
 
@@ -119,7 +119,7 @@ class Features:
             beside = self._encoder.with_suffix(".part")
             beside.write_text(json.dumps(self._described()), encoding="utf-8")
             beside.replace(self._encoder)
-            missing = self._missing(audios)
+            missing = self.missing(audios)
             if (needed := self._needed(missing)) > (free := self._free()):
                 raise UsageError(
                     "disk_full",
@@ -129,44 +129,42 @@ class Features:
             self._fill(missing, config, encoder)
 
     def has_room(self, audios: Iterable[str]) -> bool:
-        """Whether the disk has room for the frames of those clips that have none yet."""
-        return self._needed(self._missing(audios)) <= self._free()
+        """Whether the disk has room for the frames of those clips that have none yet, and for a run's checkpoints."""
+        missing = self.missing(audios)
+        return not missing or self._needed(missing) + _RESERVE <= self._free()
 
-    def _missing(self, audios: Iterable[str]) -> list[str]:
+    def missing(self, audios: Iterable[str]) -> list[str]:
+        """Those that have no frames here, each once."""
         return [audio for audio in dict.fromkeys(audios) if audio not in self.index]
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder).free
 
     def _needed(self, missing: Sequence[str]) -> int:
-        """Bytes that the frames of clips take, at most."""
+        """Bytes that the frames of clips take, at most: of speech alone it is counted only where that decides."""
         most = len(missing) * _MOST * self.width * 2
-        if self.context == "full" or most <= self._free():
+        if self.context == "full" or most + _RESERVE <= self._free():
             return most
         return sum(padded_counts(missing, self.context).values()) * self.width * 2
 
     def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        encoder = encoder.to(torch.bfloat16).eval()
+        encoder, mel = encoder.to(torch.bfloat16).eval(), LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
             for first in range(0, len(missing), pool):
-                waves = []
+                clips, waves = [], []
                 for audio in missing[first : first + pool]:
                     stamp = _stamp(audio)  # before it is read: a change meanwhile shows
                     samples = sound(audio)
                     if not SHORTEST <= len(samples) <= WINDOW_SAMPLES:
                         self.append(audio, np.zeros((0, self.width)), stamp)
+                        bar.update(1)
                     else:
-                        waves.append((audio, stamp, pad(samples, self.context)))
-                bar.update(min(pool, len(missing) - first) - len(waves))
-                waves.sort(key=lambda entry: len(entry[2]))
-                while waves:
-                    size = max(1, min(len(waves), _BATCH_FRAMES * FRAME_SAMPLES // len(waves[-1][2])))
-                    batch, waves = waves[-size:], waves[:-size]
-                    frames = encode([wave for _, _, wave in batch], config, encoder)
-                    for (audio, stamp, _), rows in zip(batch, frames, strict=True):
-                        self.append(audio, rows, stamp)
-                    bar.update(size)
+                        clips.append((audio, stamp))
+                        waves.append(pad(samples, self.context))
+                for place, rows in encode(waves, mel, encoder):
+                    self.append(clips[place][0], rows, clips[place][1])
+                    bar.update(1)
 
 
 def _stamp(audio: str) -> list[int]:
@@ -178,31 +176,45 @@ def _stamp(audio: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def frame_counts(audios: Iterable[str]) -> dict[str, int]:
-    """About how many frames each sound has, by what its file says; 0 of one that is too short, too long or no sound."""
-    found = {}
+def _sample_counts(audios: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """About how many samples each sound has, as its file says; 0 of one that is too short, too long or no sound."""
     for audio in tqdm(list(audios), desc="measuring", unit="clip", disable=None):
         try:
             if audio.startswith(SPOKEN_ON_THE_FLY):
-                seconds = len(sound(audio)) / SAMPLE_RATE
+                count = len(sound(audio))
             else:
                 with Sound(audio) as file:
-                    seconds = file.seconds or len(sound(audio)) / SAMPLE_RATE
+                    count = round(file.seconds * SAMPLE_RATE) if file.seconds else len(sound(audio))
         except AudioError:
-            seconds = 0.0
-        heard = SHORTEST <= seconds * SAMPLE_RATE <= WINDOW_SAMPLES
-        found[audio] = max(1, int(seconds * SAMPLE_RATE) // FRAME_SAMPLES) if heard else 0
-    return found
+            count = 0
+        yield audio, count if SHORTEST <= count <= WINDOW_SAMPLES else 0
+
+
+def frame_counts(audios: Iterable[str]) -> dict[str, int]:
+    """About how many frames each sound has; 0 of one that is too short, too long or no sound."""
+    return {audio: count // FRAME_SAMPLES for audio, count in _sample_counts(audios)}
 
 
 def padded_counts(audios: Iterable[str], context: Literal["speech", "full"]) -> dict[str, int]:
     """As `frame_counts`, with the silence that `audio.padding.pad` adds: how many frames the cache would have."""
+    return {audio: count and padded_length(count, context) // FRAME_SAMPLES for audio, count in _sample_counts(audios)}
 
-    def padded(frames: int) -> int:
-        steps = _MOST if context == "full" else -(-frames // _HALF_SECOND) + 1
-        return min(_MOST, steps * _HALF_SECOND) if frames else 0
 
-    return {audio: padded(frames) for audio, frames in frame_counts(audios).items()}
+class Live:
+    """Frames that are computed anew each time a batch asks for them, in bfloat16, but for those that are cached."""
+
+    def __init__(self, cache: Features, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
+        self._cache, self._encoder = cache, encoder.to(torch.bfloat16).eval()
+        self._mel = LogMel(config.encoder.mel_bins).to(encoder.conv1.weight.device)
+        self.width = cache.width
+        self.lengths = {**padded_counts(cache.missing(audios), cache.context), **cache.lengths}
+
+    def of(self, audios: Sequence[str]) -> list[np.ndarray]:
+        """float16 [t, width] of each clip."""
+        unknown = self._cache.missing(audios)
+        waves = [pad(sound(audio)[:WINDOW_SAMPLES], self._cache.context) for audio in unknown]
+        made = {unknown[place]: rows for place, rows in encode(waves, self._mel, self._encoder)}
+        return [made[audio] if audio in made else self._cache.get(audio) for audio in audios]
 
 
 def _write_at(path: Path, place: int, data: bytes) -> None:

@@ -65,8 +65,9 @@ def card(recipe: Recipe) -> str:
         f"{s.adapter_rate:g} / {s.projector_rate:g} / {s.lora_rate:g} |"
         for s in recipe.stages
     )
+    frozen = " with its LLM frozen" if recipe.frozen_llm else ""
     return (
-        f"# {recipe.model}\n\nTrained by the recipe `{recipe.name}`, seed {recipe.seed}.\n\n"
+        f"# {recipe.model}\n\nTrained by the recipe `{recipe.name}`{frozen}, seed {recipe.seed}.\n\n"
         "| stage | objective | steps x batch | peak rates: adapter / projector / LoRA |\n| --- | --- | --- | --- |\n"
         f"{stages}\n"
     )

@@ -227,7 +227,7 @@ def table(recipe: Recipe, clips: Clips | None = None) -> str:
             "adapter": count(network.adapter.parameters()),
             "projector": count(network.projector.parameters()),
             "tags": count([network.tags]),
-            "LoRA": count(p for name, p in network.named_parameters() if "lora_" in name),
+            "LoRA": 0 if recipe.frozen_llm else count(p for name, p in network.named_parameters() if "lora_" in name),
             "CTC heads": count([*network.whisper_ctc.parameters(), *network.tied_ctc.parameters()]),
         }
         frozen = count(p for name, p in network.named_parameters() if name.startswith("llm.") and "lora_" not in name)

@@ -91,6 +91,7 @@ class Recipe:
     validate_every: int = 0  # steps between looks at held-back clips, which move the tasks' loss weights; 0: never
     accumulate: int = 1  # parts a process computes its share of a batch in, one after the other
     checkpointing: bool = False  # compute the LLM's activations twice rather than keep them
+    frozen_llm: bool = False  # no LoRA in any stage
     bf16: bool | None = None  # autocast; None: where a short measurement finds it faster
 
 
@@ -106,8 +107,8 @@ def esrt_270m() -> Recipe:
     return Recipe(
         name="esrt-270m",
         model="ESRT-270M",
-        # What was recorded is little text by few voices, soon known by heart: most clips are new sentences, spoken.
-        weights={"human": 0.3, "synth": 0.55, "tuxpaint": 0.1, "prompts": 0.05},
+        # What was recorded is little text by few voices, soon known by heart: most clips are other voices or sentences.
+        weights={"human": 0.15, "revoiced": 0.4, "synth": 0.3, "prompts": 0.1, "tuxpaint": 0.05},
         always="eng",
         augment=True,
         # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
@@ -221,6 +222,11 @@ def get(name: str, stage: str | None = None) -> Recipe:
             "unknown_stage", f"Recipe {name} has no stage {stage!r}; it has {names} (and 0 for 0a and 0b)."
         )
     return replace(recipe, stages=stages)
+
+
+def frozen(recipe: Recipe) -> Recipe:
+    """The recipe without LoRA: of the LLM the tags' rows alone learn."""
+    return replace(recipe, frozen_llm=True, stages=tuple(replace(stage, lora_rate=0.0) for stage in recipe.stages))
 
 
 def table() -> str:

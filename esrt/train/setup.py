@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as RawTokenizer
@@ -28,15 +27,17 @@ from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import checkpoint, parallel
 from esrt.train.adversary import Adversary, Voices
 from esrt.train.batches import Batches, Vocabularies
-from esrt.train.encoding import Frames, Live
+from esrt.train.encoding import Frames
 from esrt.train.examples import Tokenizer, plain, token_ids
-from esrt.train.features import Features, padded_counts
+from esrt.train.features import Features, Live
 from esrt.train.loop import Trainer
 from esrt.train.manifest import Row, read_manifest
 from esrt.train.network import Network
 from esrt.train.recipes import Recipe
 from esrt.train.sampler import Clip, Sampler, capped, clips
 from esrt.train.tasks import held_back
+
+LIVE = "live"  # a file in a run's folder: the encoder's frames are not cached
 
 
 class WhisperTokenizer:
@@ -103,35 +104,54 @@ def cached_frames(
     """The cache of frames in `folder`, with all of `audios` in it."""
     features = Features(folder, config.encoder.width, config.context)
     if any(audio not in features.index for audio in audios):
-        features.fill(audios, config, _encoder(config, whisper, device))
+        features.fill(audios, config, speech_encoder(config, whisper).to(device))
     return features
 
 
-def _encoder(config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device) -> WhisperEncoder:
+def speech_encoder(config: ModelConfig, whisper: Mapping[str, Tensor]) -> WhisperEncoder:
+    """The frozen encoder, in float32 on the processor."""
     encoder = WhisperEncoder(config.encoder)
     encoder.load_state_dict(part(whisper, "encoder."))
-    return encoder.to(device)
+    return encoder.requires_grad_(False).eval()
 
 
 def encoder_frames(
-    folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], accelerator: Accelerator
-) -> Frames:
-    """The cache in `folder`, or, where its disk has no room for it, frames that every process computes anew."""
-    (cached,) = broadcast_object_list([Features(folder, config.encoder.width, config.context).has_room(audios)])
+    data: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], accelerator: Accelerator,
+    run: Path, begins: bool,
+) -> Frames:  # fmt: skip
+    """The cache `data`/features, or, where its disk has no room for it, frames that every process computes anew.
+
+    A run stays with what it began with: LIVE in its folder says which.
+    """
+    cache, live = Features(data / "features", config.encoder.width, config.context), run / LIVE
+    if begins and accelerator.is_main_process:
+        live.unlink(missing_ok=True)
+        if not cache.has_room(audios):
+            live.touch()
+            print(f"{data} has no room for the encoder's frames: each step computes its own.", file=sys.stderr)
+    accelerator.wait_for_everyone()
+    if live.exists():
+        encoder = speech_encoder(config, whisper).to(accelerator.device, torch.bfloat16)
+        return Live(cache, audios, config, encoder)
     # The main process writes what all of them read.
     with accelerator.main_process_first():
-        if cached:
-            return cached_frames(folder, audios, config, whisper, accelerator.device)
-    if accelerator.is_main_process:
-        print(f"{folder} has no room for the encoder's frames: each step computes its own.", file=sys.stderr)
-    return Live(padded_counts(audios, config.context), config, _encoder(config, whisper, accelerator.device))
+        return cached_frames(data / "features", audios, config, whisper, accelerator.device)
 
 
 def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], dict[str, list[Clip]]]:
-    """What is trained on, and what is held back for validation: of each manifest one clip at least."""
+    """What is trained on, and what is held back for validation: of each manifest one clip at least.
+
+    What a clip says that is held back is not trained on in another voice either.
+    """
     back = {name: [clip for clip in found if held_back(clip)] or list(found[:1]) for name, found in sets.items()}
-    taken = {name: {clip.audio for clip in found} for name, found in back.items()}
-    return {name: [clip for clip in found if clip.audio not in taken[name]] for name, found in sets.items()}, back
+    said = {(clip.source, plain(clip.transcript)) for found in back.values() for clip in found}
+    left = {}
+    for name, found in sets.items():
+        taken = {clip.audio for clip in back[name]}
+        others = [clip for clip in found if clip.audio not in taken]
+        # A manifest of one sentence would have nothing left.
+        left[name] = [clip for clip in others if (clip.source, plain(clip.transcript)) not in said] or others
+    return left, back
 
 
 @torch.no_grad()
@@ -166,6 +186,8 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     if recipe.start is not None:
         start = Path(recipe.start) if Path(recipe.start).is_dir() else hub.resolve(recipe.start)
     of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
+    if recipe.frozen_llm:
+        of["llm"] = "frozen"
     checkpoint.same_run(run, at, of, accelerator.is_main_process)
     names = {name for stage in recipe.stages for name in stage.weights or recipe.weights}
     rows = {name: capped(read_manifest(data / f"{name}.jsonl"), recipe.cap, recipe.seed) for name in sorted(names)}
@@ -181,7 +203,7 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     asked = {n for s in recipe.stages if s.objective == "ctc-whisper" for n in s.weights or recipe.weights}
     heard = [row for name in sorted(asked) for row in rows[name]]
     audios = list(dict.fromkeys(row.audio for row in every))
-    features = encoder_frames(data / "features", audios, config, whisper, accelerator)
+    features = encoder_frames(data, audios, config, whisper, accelerator, run, at is None)
     sets = {name: taught(name, found, features.lengths, accelerator) for name, found in rows.items()}
     with accelerator.main_process_first():  # after what may be refused: a run keeps its vocabulary
         path = run / "vocabularies.json"

@@ -55,3 +55,12 @@ def test_where_a_recipe_begins(monkeypatch: pytest.MonkeyPatch, arguments: list[
     monkeypatch.setattr("esrt.train.run.run", lambda recipe, data, folder: begun.append(recipe.start))
     assert main(["train", *arguments, "--data", "d", "--run", "r"]) == 0
     assert begun == [start]
+
+
+def test_the_llm_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr("esrt.train.run.run", lambda recipe, data, folder: begun.append(recipe))
+    for more in ([], ["--frozen-llm"]):
+        assert main(["train", "esrt-4b", *more, "--data", "d", "--run", "r"]) == 0
+    assert [{stage.lora_rate > 0 for stage in recipe.stages} for recipe in begun] == [{False, True}, {False}]
+    assert [recipe.frozen_llm for recipe in begun] == [False, True], "the one does not go on with the other's run"

@@ -99,11 +99,23 @@ def test_frames_that_the_disk_has_no_room_for(
     with pytest.raises(UsageError) as refused:
         features.fill(many, CONFIG, encoder)
     assert refused.value.code == "disk_full"  # 100 clips of 1500 x 32 numbers of 2 bytes
+    assert not features.has_room(many[:1]) and features.has_room([]), "checkpoints need room too"
+    free.free += 5_000_000_000
     assert not features.has_room(many) and features.has_room(many[:99])
-    free.free = 64 * (100 + 225)  # speech alone takes less: what the two clips have, to the byte
+    free.free = 5_000_000_000 + 64 * (100 + 225)  # speech alone takes less: what the two clips have, to the byte
     assert Features(tmp_path / "features", 32).has_room([*recordings, *recordings])
     free.free -= 1
     assert not Features(tmp_path / "features", 32).has_room(recordings)
+
+
+@pytest.mark.parametrize("samples", [4800, 8000, 8001, 8320, 24_000, 479_999, 480_000])
+def test_frames_are_counted_as_they_are_padded(tmp_path: Path, samples: int) -> None:
+    write_wav(tmp_path / "a.wav", np.full(samples, 0.1, np.float32))
+    for context in ("speech", "full"):
+        padded = pad(np.zeros(samples, np.float32), context)
+        assert padded_counts([str(tmp_path / "a.wav")], context) == {
+            str(tmp_path / "a.wav"): len(padded) // FRAME_SAMPLES
+        }
 
 
 def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[str]) -> None:

@@ -39,6 +39,8 @@ def test_copies_have_the_texts_of_their_recording(tmp_path: Path) -> None:
         Row("a", str(tmp_path / "a.wav"), "ita", "eng", "Ciao.", "Hello."),
         Row("b", str(tmp_path / "click.wav"), "ita", "", "Oh.", ""),
         Row("c", str(tmp_path / "empty.wav"), "ita", "", "Oh.", ""),
+        Row("d", str(tmp_path / "gone.wav"), "ita", "", "Oh.", ""),
+        Row("a", str(tmp_path / "a.wav"), "ita", "eng", "Ciao.", "", ("A low voice.",)),
     ]
     rows = list(revoice.rows("again", known, 2, tmp_path / "again"))
     assert [(row.id, row.tgt, row.asr, row.s2tt) for row in rows] == [

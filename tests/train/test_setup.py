@@ -16,9 +16,9 @@ from esrt.hub import packages
 from esrt.model import checkpoint
 from esrt.train import parallel
 from esrt.train.checkpoint import Place, same_run
-from esrt.train.encoding import Live
+from esrt.train.encoding import Frames
 from esrt.train.examples import plain
-from esrt.train.features import Features
+from esrt.train.features import Features, Live
 from esrt.train.manifest import Row, write_manifest
 from esrt.train.recipes import Stage, esrt_270m
 from esrt.train.setup import build, encoder_frames, read_whisper, vocabularies
@@ -89,18 +89,31 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
     config, audios = PRESETS["ESRT-270M"], [str(examples / f"{name}.flac") for name in ("spanish", "french")]
     whisper, _ = read_whisper(config)
     accelerator = parallel.start(replace(esrt_270m(), bf16=False), tmp_path)
-    kept = encoder_frames(tmp_path / "features", audios, config, whisper, accelerator)
+
+    def frames(folder: Path, begins: bool) -> Frames:
+        return encoder_frames(folder, audios, config, whisper, accelerator, tmp_path, begins)
+
+    kept = frames(tmp_path / "data", True)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    assert isinstance(encoder_frames(tmp_path / "features", audios, config, whisper, accelerator), Features)
-    capfd.readouterr()
-    live = encoder_frames(tmp_path / "other", audios, config, whisper, accelerator)
+    assert isinstance(frames(tmp_path / "data", True), Features), "all are there"
+    assert capfd.readouterr().err.count("no room") == 0
+    live = frames(tmp_path / "other", True)
     assert isinstance(live, Live) and "no room" in capfd.readouterr().err
     assert live.lengths == kept.lengths
-    for one, other in zip(live.of(audios), kept.of(audios), strict=True):
+    both = live.of(audios)
+    [alone] = live.of(audios[:1])
+    for one, other in ((both[0], kept.of(audios)[0]), (both[1], kept.of(audios)[1]), (alone, both[0])):
         assert one.dtype == other.dtype and one.shape == other.shape
         assert np.abs(one - other).mean() < 0.02 * np.abs(other).mean()
-    [alone] = live.of(audios[:1])
-    assert np.abs(alone - kept.of(audios)[0]).mean() < 0.02 * np.abs(alone).mean(), "padding changes nothing"
+    Features(tmp_path / "other" / "features", config.encoder.width).append(
+        audios[1], np.zeros((3, config.encoder.width))
+    )
+
+    monkeypatch.undo()
+    resumed = frames(tmp_path / "other", False)
+    assert isinstance(resumed, Live), "a run goes on as it began, whatever room there is now"
+    assert [len(rows) for rows in resumed.of(audios)] == [len(both[0]), 3], "what is cached is not computed"
+    assert isinstance(frames(tmp_path / "other", True), Features)
 
 
 def test_a_folder_has_one_run(tmp_path: Path) -> None:

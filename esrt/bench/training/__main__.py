@@ -6,6 +6,7 @@ How to run, from the root of a checkout (needs `pip install '.[train,eval,tiny]'
     python -m esrt.bench.training memory     --data data --steps 1000
     python -m esrt.bench.training expected   --data data --steps 5
     python -m esrt.bench.training score      --data data --model runs/first/model --clips 100
+    python -m esrt.bench.training voices     --data data --model runs/first/model
     python -m esrt.bench.training beams      --data data --model runs/first/model --clips 10
     python -m esrt.bench.training starts     --data data --seconds 1200
     python -m esrt.bench.training ablation   --data data --share 0.5
@@ -56,6 +57,11 @@ def score(args: argparse.Namespace) -> str:
     return score.run(args.model, args.data / f"{args.manifest}.jsonl", args.clips, args.codec)
 
 
+def voices(args: argparse.Namespace) -> str:
+    """The same of held-out prompts by people whom no training has heard."""
+    return score(args)
+
+
 def beams(args: argparse.Namespace) -> str:
     """Greedy decoding and five beams on the same clips."""
     from esrt.bench.training import beams
@@ -91,11 +97,13 @@ def _number(default: int | float, about: str = "") -> dict[str, Any]:
     return {"type": type(default), "default": default, "help": f"{about}default {default}"}
 
 
+EACH = {"clips": _number(100, "of each language, ")}
 SECTIONS: dict[Section, Options] = {
     throughput: {**RECIPE, "steps": _number(20)},
     memory: {**RECIPE, "steps": _number(1000)},
     expected: {**RECIPE, "steps": _number(5)},
-    score: {**MODEL, "clips": _number(100, "of each language, ")},
+    score: {**MODEL, **EACH},
+    voices: {**MODEL, "manifest": {"default": "asterisk-voices", "help": "default asterisk-voices"}, **EACH},
     beams: {**MODEL, "clips": _number(10, "of each language, ")},
     starts: {**RECIPE, "seconds": _number(1200.0)},
     ablation: {**RECIPE, "share": _number(0.5)},

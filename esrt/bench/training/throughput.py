@@ -12,21 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from esrt.audio.io import load
 from esrt.audio.padding import pad
 from esrt.bench.page import machine, table
 from esrt.bench.training import arms
 from esrt.config import FRAME_SAMPLES, PRESETS, WINDOW_SAMPLES
 from esrt.model.mel import LogMel
-from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import setup
 from esrt.train.batches import Sample
 from esrt.train.examples import example
 from esrt.train.loop import Trainer
-from esrt.train.manifest import SPOKEN_ON_THE_FLY
 from esrt.train.recipes import Recipe, Stage
 from esrt.train.sampler import Clip
-from esrt.train.sources import synth
+from esrt.train.sound import sound
 
 IGNORED = -100  # transformers' label of a position that does not count
 
@@ -42,17 +39,13 @@ class Plain:
         self.trainer, self.network = trainer, trainer.network
         config = PRESETS[trainer.recipe.model]
         self.context, self.mel = config.context, LogMel(config.encoder.mel_bins)
-        self.encoder = WhisperEncoder(config.encoder)
-        whisper, _ = setup.read_whisper(config)
-        self.encoder.load_state_dict(setup.part(whisper, "encoder."))
-        self.encoder.requires_grad_(False).eval()
+        self.encoder = setup.speech_encoder(config, setup.read_whisper(config)[0])
         parameters = [parameter for group in self.network.groups().values() for parameter in group]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
     def encode(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Frames float32 [b, t, width], padded, and how many of each are real [b]."""
-        sounds = [(synth.load if clip.audio.startswith(SPOKEN_ON_THE_FLY) else load)(clip.audio) for clip in clips]
-        waves = [torch.from_numpy(pad(sound[:WINDOW_SAMPLES], self.context)) for sound in sounds]
+        waves = [torch.from_numpy(pad(sound(clip.audio)[:WINDOW_SAMPLES], self.context)) for clip in clips]
         lengths = torch.tensor([len(wave) // FRAME_SAMPLES for wave in waves])
         with torch.no_grad():
             return self.encoder(self.mel(pad_sequence(waves, batch_first=True)), lengths).float(), lengths

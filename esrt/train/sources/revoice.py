@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.errors import AudioError
 from esrt.train.manifest import Row
 from esrt.train.sound import sound
 from esrt.train.sources.disturb import disturb
@@ -55,13 +56,17 @@ def revoice(samples: Samples, throat: float, pace: float) -> Samples:
 def rows(name: str, known: Sequence[Row], copies: int, clips: Path, seed: int = 0) -> Iterator[Row]:
     """`copies` of every recording of a manifest, each in another voice, below `clips`; the texts are the recording's.
 
-    What is no sound, or takes under 1/3 s or over 30 s afterwards, is left out.
+    What is no sound, or takes under 1/3 s or over 30 s afterwards, is left out, and captions, which tell of the voice.
     """
     by_audio: dict[str, list[Row]] = {}
     for row in known:
-        by_audio.setdefault(row.audio, []).append(row)
+        if not row.captioned:
+            by_audio.setdefault(row.audio, []).append(replace(row, caption=()))
     for index, (audio, members) in enumerate(tqdm(by_audio.items(), desc="revoicing", unit="clip", disable=None)):
-        spoken = sound(audio)
+        try:
+            spoken = sound(audio)
+        except AudioError:
+            continue
         if len(spoken) < SHORTEST:
             continue
         for copy in range(copies):
