@@ -107,8 +107,8 @@ def esrt_270m() -> Recipe:
     return Recipe(
         name="esrt-270m",
         model="ESRT-270M",
-        # What was recorded is little text by few voices, soon known by heart: most clips are other voices or sentences.
-        weights={"human": 0.15, "revoiced": 0.4, "synth": 0.3, "prompts": 0.1, "tuxpaint": 0.05},
+        # What was recorded is little text by few voices, soon known by heart: most clips are new sentences, spoken.
+        weights={"human": 0.2, "revoiced": 0.1, "synth": 0.55, "prompts": 0.05, "tuxpaint": 0.1},
         always="eng",
         augment=True,
         # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
