@@ -201,10 +201,13 @@ def padded_counts(audios: Iterable[str], context: Literal["speech", "full"]) -> 
 
 
 class Live:
-    """Frames that are computed anew each time a batch asks for them, in bfloat16, but for those that are cached."""
+    """Frames that are computed anew each time a batch asks for them, but for those that are cached.
+
+    In the precision of the encoder, and where it is.
+    """
 
     def __init__(self, cache: Features, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        self._cache, self._encoder = cache, encoder.to(torch.bfloat16).eval()
+        self._cache, self._encoder = cache, encoder
         self._mel = LogMel(config.encoder.mel_bins).to(encoder.conv1.weight.device)
         self.width = cache.width
         self.lengths = {**padded_counts(cache.missing(audios), cache.context), **cache.lengths}

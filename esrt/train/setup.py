@@ -123,19 +123,19 @@ def encoder_frames(
 
     A run stays with what it began with: LIVE in its folder says which.
     """
-    cache, live = Features(data / "features", config.encoder.width, config.context), run / LIVE
+    folder, live = data / "features", run / LIVE
     if begins and accelerator.is_main_process:
         live.unlink(missing_ok=True)
-        if not cache.has_room(audios):
+        if not Features(folder, config.encoder.width, config.context).has_room(audios):
             live.touch()
             print(f"{data} has no room for the encoder's frames: each step computes its own.", file=sys.stderr)
     accelerator.wait_for_everyone()
     if live.exists():
         encoder = speech_encoder(config, whisper).to(accelerator.device, torch.bfloat16)
-        return Live(cache, audios, config, encoder)
+        return Live(Features(folder, config.encoder.width, config.context), audios, config, encoder)
     # The main process writes what all of them read.
     with accelerator.main_process_first():
-        return cached_frames(data / "features", audios, config, whisper, accelerator.device)
+        return cached_frames(folder, audios, config, whisper, accelerator.device)
 
 
 def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], dict[str, list[Clip]]]:
@@ -204,7 +204,8 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     heard = [row for name in sorted(asked) for row in rows[name]]
     audios = list(dict.fromkeys(row.audio for row in every))
     features = encoder_frames(data, audios, config, whisper, accelerator, run, at is None)
-    sets = {name: taught(name, found, features.lengths, accelerator) for name, found in rows.items()}
+    lengths = features.lengths
+    sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
     with accelerator.main_process_first():  # after what may be refused: a run keeps its vocabulary
         path = run / "vocabularies.json"
         by_whisper, by_llm = vocabularies(path, every, tokenizer, whisper_tokenizer, special, heard)
