@@ -21,7 +21,7 @@ from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.languages import CORE
 from esrt.train.manifest import Row, held_out, write_manifest
-from esrt.train.sources import asterisk, catalogues, disturb, fillets, synth, texts, tuxpaint
+from esrt.train.sources import asterisk, catalogues, fillets, synth, texts, tuxpaint
 
 
 def names(test: bool, count: int) -> list[str]:
@@ -203,7 +203,6 @@ def test_every_accent_speaks() -> None:
     with pytest.raises(UsageError, match="no voice"):
         synth.say("Anna", "klingon-royal", 160, 50, 50)
     assert len(synth.say("...", "en", 160, 50, 50)) < 500
-    assert len(disturb.disturb(np.zeros(0, np.float32), random.Random(0))) == 0
 
 
 def test_42_of_the_papers_45_languages_have_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,37 +278,3 @@ def test_spoken_rows_name_every_translation(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             list(synth.rows("s", TEXTS, sources, [], None, None))
         assert caught.value.code == code
-
-
-def test_disturbed_speech_repeats_by_its_seed() -> None:
-    samples = np.sin(np.arange(SAMPLE_RATE) * 0.1).astype(np.float32)
-    for seed in range(40):
-        one, other = (disturb.disturb(samples, random.Random(seed)) for _ in range(2))
-        assert np.array_equal(one, other) and one.dtype == np.float32
-        assert 0 < np.abs(one).max() <= 1 and 0.9 < len(one) / len(samples) < 1.12
-    assert len({len(disturb.disturb(samples, random.Random(seed))) for seed in range(40)}) > 5, "speeds"
-
-
-def test_a_room_dies_away_by_60_db() -> None:
-    click = np.zeros(2 * SAMPLE_RATE, np.float32)
-    click[0] = 1
-    room = disturb.reverberate(click, 0.5, -6, np.random.default_rng(0))
-    assert room[0] == pytest.approx(1, abs=1e-6)
-    assert np.sum(room[1:] ** 2) == pytest.approx(10**-0.6, rel=0.01)
-    early, late = (np.sqrt(np.mean(room[start : start + 1600] ** 2)) for start in (400, 400 + SAMPLE_RATE // 4))
-    assert 20 * np.log10(early / late) == pytest.approx(30, abs=3), "half of 60 dB in half the time"
-    assert np.abs(room[SAMPLE_RATE // 2 + 1 :]).max() < 1e-6
-
-
-def test_a_telephone_keeps_only_its_band() -> None:
-    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    for hertz, kept in ((100, 0.02), (1000, 1.0), (6000, 0.02)):
-        tone = np.sin(2 * np.pi * hertz * time).astype(np.float32)
-        assert np.abs(disturb.telephone(tone, 3400)).max() == pytest.approx(kept, abs=0.01)
-
-
-def test_another_speed_is_another_pitch() -> None:
-    tone = np.sin(2 * np.pi * 1000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
-    faster = disturb.resample(tone, 17_600)
-    assert len(faster) == pytest.approx(SAMPLE_RATE / 1.1, abs=20)
-    assert np.argmax(np.abs(np.fft.rfft(faster))) * SAMPLE_RATE / len(faster) == pytest.approx(1100, abs=2)

@@ -1,4 +1,4 @@
-"""What speech goes through before a microphone has it: pace, distance, room, telephone, noise."""
+"""What speech goes through before a model hears it: pace, distance, room, telephone, noise, a call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
+from esrt.train.sources.call import any_call
 
 
 def disturb(samples: Samples, rng: random.Random) -> Samples:
     """float32 [n] at 16 kHz -> [m] within [-1, 1].
 
     Always another loudness; at random another speed (m is n / 1.1 to n / 0.9), a room, the band of a telephone, white
-    or brown noise (10 to 40 dB below the speech).
+    or brown noise (10 to 40 dB below the speech), the codec of a call.
     """
     if not len(samples):
         return samples
@@ -34,7 +35,10 @@ def disturb(samples: Samples, rng: random.Random) -> Samples:
             noise -= np.convolve(noise, np.ones(800) / 800, "same")[: len(noise)]
         loudness = float(np.sqrt(np.mean(out**2) / max(float(np.mean(noise**2)), 1e-12)))
         out = out + noise * loudness * 10 ** (-rng.uniform(10, 40) / 20)
-    return np.clip(out, -1, 1).astype(np.float32)
+    out = np.clip(out, -1, 1).astype(np.float32)
+    if rng.random() < 0.2:
+        out = np.clip(any_call(out, rng), -1, 1)
+    return out
 
 
 def reverberate(samples: Samples, seconds: float, level: float, rng: np.random.Generator) -> Samples:
