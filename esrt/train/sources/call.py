@@ -9,6 +9,7 @@ import numpy as np
 
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
+from esrt.train.sources.pcm import frame, resampled
 
 # Encoder, decoder, Hz and bits a second: AMR narrow band, G.711, Opus.
 CODECS = (
@@ -34,11 +35,8 @@ def call(samples: Samples, encoder: str, decoder: str, rate: int, bits: int) -> 
         side.sample_rate, side.layout = rate, "mono"
     sender.format, sender.bit_rate = "s16", bits
     sender.open()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
-    frame.sample_rate = SAMPLE_RATE
-    down = av.AudioResampler("s16", "mono", rate, frame_size=sender.frame_size or rate // 50)
-    up = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-    packets = [packet for part in (*down.resample(frame), *down.resample(None)) for packet in sender.encode(part)]
-    parts = [part for packet in (*packets, *sender.encode(None)) for part in receiver.decode(packet)]
-    heard = [part.to_ndarray()[0] for part in (*(p for part in parts for p in up.resample(part)), *up.resample(None))]
+    said = resampled([frame(samples, SAMPLE_RATE)], "s16", rate, sender.frame_size or rate // 50)
+    packets = [packet for part in (*said, None) for packet in sender.encode(part)]
+    parts = [part for packet in packets for part in receiver.decode(packet)]
+    heard = [part.to_ndarray()[0] for part in resampled(parts, "flt", SAMPLE_RATE)]
     return np.concatenate([*heard, np.zeros(len(samples), np.float32)])[: len(samples)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-import av
 import numpy as np
 
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
 from esrt.train.sources.call import any_call
+from esrt.train.sources.pcm import frame, resampled
 
 
 def disturb(samples: Samples, rng: random.Random) -> Samples:
@@ -66,8 +66,5 @@ def telephone(samples: Samples, highest: float) -> Samples:
 
 def resample(samples: Samples, rate: int) -> Samples:
     """float32 [n] at `rate` Hz -> about [n * 16000 / rate] at 16 kHz."""
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
-    frame.sample_rate = rate
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-    parts = (*resampler.resample(frame), *resampler.resample(None))
+    parts = resampled([frame(samples, rate)], "flt", SAMPLE_RATE)
     return np.concatenate([part.to_ndarray()[0] for part in parts] or [np.zeros(0, np.float32)])

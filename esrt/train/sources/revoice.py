@@ -21,6 +21,7 @@ from esrt.errors import AudioError
 from esrt.train.manifest import Row
 from esrt.train.sound import sound
 from esrt.train.sources.disturb import disturb
+from esrt.train.sources.pcm import frame
 from esrt.train.sources.synth import SHORTEST, write_wav
 
 THROATS = (0.8, 1.25)  # of the speaker's own frequencies
@@ -41,9 +42,7 @@ def revoice(samples: Samples, throat: float, pace: float) -> Samples:
         graph.add("aformat", "sample_fmts=flt"),
         graph.add("abuffersink"),
     ).configure()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
-    frame.sample_rate = SAMPLE_RATE
-    graph.push(frame)
+    graph.push(frame(samples, SAMPLE_RATE))
     graph.push(None)
     parts = [np.zeros(0, np.float32)]
     while True:
