@@ -17,7 +17,7 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-test: lint $(VENV)/.redis $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
+test: lint $(VENV)/.redis $(VENV)/.festival $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(VENV)/.dev
@@ -64,6 +64,14 @@ $(VENV)/.wordnet: $(VENV)/.python | $(VENV)/.redis
 		apt-get -qq -o APT::Sandbox::User=root download wordnet-base && dpkg -x wordnet-base_*.deb . && \
 		rm -f wordnet-base_*.deb; \
 	fi ) && touch $@ || echo "WordNet could not be unpacked here: its tests are left out" >&2
+
+# Festival with one voice, to test how it is asked to speak: Debian's packages, installed where this is root's to do.
+$(VENV)/.festival: $(VENV)/.python | $(VENV)/.redis
+	@( if ! command -v festival >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian's festival and a Czech voice (12 MB, once)" >&2; \
+		apt-get -qq update || true; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends festival festvox-czech-ph >/dev/null; \
+	fi ) && touch $@ || echo "Festival could not be installed here: its tests are left out" >&2
 
 # A real Redis for tests: Debian's packages, unpacked and not installed, which needs no root and starts no service.
 # Where there is neither Redis nor apt-get, those tests are left out.

@@ -26,7 +26,7 @@ if [ ! -e "$data/revoiced.jsonl" ]; then
   awk 'NR % 10 == 0' "$work/all/asterisk-test.jsonl" >"$data/test.jsonl"
   mkdir -p "$work/one"  # a clip alone, for what waits for a slow link
   grep -m 1 '"src": "fra", "tgt": "eng"' "$data/test.jsonl" >"$work/one/test.jsonl"
-  for name in synth tuxpaint prompts; do
+  for name in synth tuxpaint prompts pico festival kokoro; do
     esrt data synth "$data/human.jsonl" --source eng,fra,ita --target eng,fra,ita,deu --each 12 --name $name --out "$data"
   done
   esrt data revoice "$data/human.jsonl" --name revoiced --out "$data"
@@ -62,6 +62,7 @@ bench training expected --data "$data" --steps 1
 bench training score --data "$data" --clips 2
 bench training voices --data "$data" --manifest test --clips 2
 bench training beams --data "$data" --clips 1
+bench training speakers --data "$data" --clips 1
 bench training starts --data "$data" --seconds 5
 bench training ablation --data "$data" --share 0.001
 bench kvspn all --data "$data" --model "$work/m2m/model" --small "$work/small/model" --clips 1 --rounds 1 --each 2

@@ -1,4 +1,4 @@
-"""`esrt data`: manifests to train from, out of corpora, packages, your own speech, or text that espeak-ng speaks."""
+"""`esrt data`: manifests to train from, out of corpora, packages, your own speech, or text that is spoken."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     # What is added to the manifest's name ("", "-test"), and its rows.
     Manifests: TypeAlias = Iterable[tuple[str, Iterable[Row]]]
 
+_SPEAKERS = ("espeak-ng", "pico", "festival")
 UNPACKED = "folder that the Debian packages were unpacked into (dpkg -x)"
 
 
@@ -62,9 +63,10 @@ esrt data check data/fleurs.jsonl
         package.add_argument("unpacked", metavar="UNPACKED", help=UNPACKED)
         _languages(package, source="all", target="all")
 
-    synth = _verb(verb, "synth", "Parallel texts, spoken by espeak-ng in many voices and rooms.", _SYNTH, _synth)
+    synth = _verb(verb, "synth", "Parallel texts, spoken by programs in many voices and rooms.", _SYNTH, _synth)
     synth.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or folder of game packages")
     _languages(synth, target="all")
+    synth.add_argument("--speaker", choices=_SPEAKERS, default=_SPEAKERS[0], help=f"(default {_SPEAKERS[0]})")
     synth.add_argument("--each", metavar="N", type=_count, help="clips of each language (default: each text once)")
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
@@ -227,7 +229,7 @@ def _synth(args: argparse.Namespace) -> Manifests:
 
     known = texts.read(Path(args.texts), {*args.source, *args.target})
     clips = None if args.on_the_fly else Path(args.out).resolve() / args.name
-    return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed))]
+    return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed, args.speaker))]
 
 
 def _revoice(args: argparse.Namespace) -> Manifests:
@@ -293,5 +295,6 @@ _SYNTH = """
 esrt data synth texts.jsonl --source eng,fra --target deu --out data
 esrt data synth unpacked --source eng,fra --each 1000 --out data     sentences of games
 esrt data synth data/asterisk.jsonl --source eng --name prompts --out data
+esrt data synth unpacked --source fra,ita --speaker pico --name pico --out data
 esrt data synth texts.jsonl --source eng --on-the-fly --out data
 """

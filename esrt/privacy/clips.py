@@ -18,6 +18,7 @@ from esrt.errors import UsageError
 from esrt.languages import words
 from esrt.train.manifest import SPOKEN_ON_THE_FLY, Row, held_out, json_lines, read_manifest
 from esrt.train.sources import disturb, synth
+from esrt.train.sources.speakers import Voice, espeak
 
 SYNTHETIC = "synthetic"
 CHANNELS = ("close", "telephone", "room")
@@ -132,8 +133,8 @@ def synthetic(rows: Iterable[Row], speakers: int, scored: int, each: int, seed: 
         for number in range(speakers + scored):
             tested = number >= speakers
             sex = "fm"[number % 2]
-            voice: dict[str, str | int] = {
-                "voice": rng.choice(synth.voices(language)) + rng.choice(_FEMALE if sex == "f" else _MALE),
+            voice: Voice = {
+                "voice": rng.choice(espeak.voices(language)) + rng.choice(_FEMALE if sex == "f" else _MALE),
                 "speed": rng.randint(140, 190),
                 "pitch": rng.randint(20, 80),
                 "pitch_range": rng.randint(30, 70),

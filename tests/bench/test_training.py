@@ -12,14 +12,14 @@ import pytest
 from esrt.audio.io import load
 from esrt.bench import page
 from esrt.bench.chart import line_chart
-from esrt.bench.training import ablation, arms, beams, score, starts, throughput
+from esrt.bench.training import ablation, arms, beams, score, speakers, starts, throughput
 from esrt.bench.training.__main__ import PAGE, SECTIONS, main
 from esrt.bench.training.memory import Watched
 from esrt.config import PRESETS
 from esrt.errors import UsageError
 from esrt.evaluate.baselines.whisper import Whisper
 from esrt.train.loop import Trainer
-from esrt.train.manifest import Row
+from esrt.train.manifest import Row, write_manifest
 from tests.train.conftest import RECIPE, make_features, tiny_trainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,6 +50,15 @@ def test_the_page_has_every_section() -> None:
     for section in SECTIONS:
         assert f"<!-- {section.__name__} -->\n" in text and f"<!-- /{section.__name__} -->" in text
         assert f"python -m esrt.bench.training {section.__name__}" in text
+
+
+def test_whisper_hears_pico_rather_than_espeak(tmp_path: Path) -> None:
+    file = tmp_path / "test.jsonl"
+    write_manifest(file, [Row("a", "a.wav", "ita", "", "La riunione comincia domani mattina alle nove.", "")])
+    lines = [line.split(" | ") for line in speakers.run(file, 1).splitlines() if line.startswith("| ita")]
+    wrong = {line[1]: int(line[5].rstrip("%")) for line in lines}
+    assert wrong["pico"] < wrong["espeak-ng"], lines
+    assert lines[1][:4] == ["| ita", "pico", "1", "100%"]
 
 
 def test_a_chart_is_well_formed() -> None:

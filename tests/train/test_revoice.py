@@ -10,7 +10,7 @@ import pytest
 from esrt.audio.io import load
 from esrt.config import SAMPLE_RATE
 from esrt.train.manifest import Row
-from esrt.train.sources import revoice
+from esrt.train.sources import disturb, revoice
 from esrt.train.sources.synth import write_wav
 
 TONE = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
@@ -24,7 +24,7 @@ def highest(samples: np.ndarray) -> float:
 @pytest.mark.parametrize("throat", [*revoice.THROATS, 1.0])
 @pytest.mark.parametrize("pace", [*revoice.PACES, 1.0])
 def test_throat_and_pace_are_apart(throat: float, pace: float) -> None:
-    other = revoice.revoice(TONE, throat, pace)
+    other = disturb.revoice(TONE, throat, pace)
     assert other.dtype == np.float32 and np.abs(other).max() < 0.6
     assert highest(other) == pytest.approx(1000 * throat, rel=0.01)
     assert len(other) == pytest.approx(len(TONE) / pace, rel=0.03)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import random
 import struct
 import subprocess
 import sys
 import zlib
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ import pytest
 from esrt.audio.io import load
 from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
-from esrt.languages import CORE
 from esrt.train.manifest import Row, held_out, write_manifest
 from esrt.train.sources import asterisk, catalogues, fillets, synth, texts, tuxpaint
 
@@ -192,43 +189,6 @@ def test_texts_come_from_lines_or_from_a_manifest(tmp_path: Path) -> None:
     ]
     write_manifest(path, rows)
     assert texts.read(path, {"eng"}) == [{"eng": "Yes.", "deu": "Ja."}, {"eng": "No."}], "each sentence once"
-
-
-def test_every_accent_speaks() -> None:
-    accents = [voice for each in synth._ACCENTS.values() for voice in each]
-    for voice in accents:
-        spoken = synth.say("Anna 12", voice, 160, 50, 50)
-        assert SAMPLE_RATE // 3 < len(spoken) < 4 * SAMPLE_RATE, voice
-        assert np.abs(spoken).max() > 0.05
-    with pytest.raises(UsageError, match="no voice"):
-        synth.say("Anna", "klingon-royal", 160, 50, 50)
-    assert len(synth.say("...", "en", 160, 50, 50)) < 500
-
-
-def test_42_of_the_papers_45_languages_have_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: "コンニチワ"))
-    silent = []
-    for language in CORE:
-        try:
-            synth.voices(language)
-        except UsageError as error:
-            assert error.code == "no_voice" and language in str(error)
-            silent.append(language)
-        else:
-            spoken = synth.say("Anna 12", **synth.random_voice(language, random.Random(0)))  # type: ignore[arg-type]
-            assert len(spoken) > SAMPLE_RATE // 4, language
-    assert silent == ["khm", "lao", "tgl"]
-
-
-def test_japanese_is_spoken_from_kana(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyopenjtalk", None)
-    with pytest.raises(UsageError, match="pip install pyopenjtalk-plus") as caught:
-        synth.say("今日は", "ja+f1", 160, 50, 50)
-    assert caught.value.code == "no_kana"
-    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: "コンニチワ"))
-    read = synth.say("今日は", "ja+f1", 160, 50, 50)
-    monkeypatch.setitem(sys.modules, "pyopenjtalk", SimpleNamespace(g2p=lambda text, kana: text))
-    assert np.array_equal(read, synth.say("コンニチワ", "ja+f1", 160, 50, 50))
 
 
 def test_a_recipe_always_sounds_the_same() -> None:

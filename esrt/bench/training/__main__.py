@@ -8,6 +8,7 @@ How to run, from the root of a checkout (needs `pip install '.[train,eval,tiny]'
     python -m esrt.bench.training score      --data data --model runs/first/model --clips 100
     python -m esrt.bench.training voices     --data data --model runs/first/model
     python -m esrt.bench.training beams      --data data --model runs/first/model --clips 10
+    python -m esrt.bench.training speakers   --data data
     python -m esrt.bench.training starts     --data data --seconds 1200
     python -m esrt.bench.training ablation   --data data --share 0.5
 
@@ -69,6 +70,13 @@ def beams(args: argparse.Namespace) -> str:
     return beams.run(args.model, args.data / f"{args.manifest}.jsonl", args.clips, args.codec)
 
 
+def speakers(args: argparse.Namespace) -> str:
+    """How clearly the programs speak that make clips from text."""
+    from esrt.bench.training import speakers
+
+    return speakers.run(args.data / "test.jsonl", args.clips)
+
+
 def starts(args: argparse.Namespace) -> str:
     """Starts and losses of an adapter at equal cost."""
     from esrt.bench.training import starts
@@ -105,6 +113,7 @@ SECTIONS: dict[Section, Options] = {
     score: {**MODEL, **EACH},
     voices: {**MODEL, "manifest": {"default": "asterisk-voices", "help": "default asterisk-voices"}, **EACH},
     beams: {**MODEL, "clips": _number(10, "of each language, ")},
+    speakers: {"data": DATA, "clips": _number(24, "of each language, ")},
     starts: {**RECIPE, "seconds": _number(1200.0)},
     ablation: {**RECIPE, "share": _number(0.5)},
 }

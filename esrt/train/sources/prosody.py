@@ -18,6 +18,7 @@ from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 from esrt.train.manifest import Row
 from esrt.train.sources import synth
+from esrt.train.sources.speakers import espeak
 
 RATE = {"slowly": (95, 120), "at an ordinary pace": (155, 180), "quickly": (240, 290)}  # words a minute
 PITCH = {"low": (10, 25), "medium": (45, 55), "high": (80, 95)}  # of espeak-ng, 0 to 100
@@ -42,7 +43,7 @@ def captions(rate: str, pitch: str, pitch_range: str, loudness: str) -> tuple[st
 def say(text: str, voice: str, manner: tuple[str, str, str, str], rng: random.Random) -> Samples:
     """Speaks in a manner (keys of RATE, PITCH, RANGE, LOUDNESS): float32 [n] at 16 kHz; n = 0 where nothing is said."""
     rate, pitch, pitch_range, loudness = manner
-    spoken = synth.say(
+    spoken = espeak.say(
         text, voice, rng.randint(*RATE[rate]), rng.randint(*PITCH[pitch]), rng.randint(*RANGE[pitch_range])
     )
     if not len(spoken):
@@ -64,7 +65,7 @@ def rows(
         known = [entry[language] for entry in texts if language in entry]
         if not known:
             raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
-        rng, accents = random.Random(f"{seed}/{language}"), synth.voices(language)
+        rng, accents = random.Random(f"{seed}/{language}"), espeak.voices(language)
         for index in tqdm(range(each), desc=f"speaking {language}", unit="clip", disable=None):
             manner = tuple(rng.choice(list(choice)) for choice in (RATE, PITCH, RANGE, LOUDNESS))
             rate, pitch, pitch_range, loudness = manner

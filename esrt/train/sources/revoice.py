@@ -10,46 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import av
-import av.filter
-import numpy as np
 from tqdm import tqdm
 
-from esrt.audio.samples import Samples
-from esrt.config import SAMPLE_RATE, WINDOW_SAMPLES
+from esrt.config import WINDOW_SAMPLES
 from esrt.errors import AudioError
 from esrt.train.manifest import Row
 from esrt.train.sound import sound
-from esrt.train.sources.disturb import disturb
-from esrt.train.sources.pcm import frame
+from esrt.train.sources.disturb import disturb, revoice
 from esrt.train.sources.synth import SHORTEST, write_wav
 
 THROATS = (0.8, 1.25)  # of the speaker's own frequencies
 PACES = (0.87, 1.15)
-
-
-def revoice(samples: Samples, throat: float, pace: float) -> Samples:
-    """float32 [n] at 16 kHz -> about [n / pace]: all frequencies `throat` times as high, spoken `pace` times as fast.
-
-    `pace / throat` must lie within 0.5 and 2.
-    """
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono"),
-        graph.add("asetrate", str(round(SAMPLE_RATE * throat))),
-        graph.add("aresample", str(SAMPLE_RATE)),
-        graph.add("atempo", f"{pace / throat:.6f}"),
-        graph.add("aformat", "sample_fmts=flt"),
-        graph.add("abuffersink"),
-    ).configure()
-    graph.push(frame(samples, SAMPLE_RATE))
-    graph.push(None)
-    parts = [np.zeros(0, np.float32)]
-    while True:
-        try:
-            parts.append(graph.pull().to_ndarray()[0])
-        except (av.EOFError, av.BlockingIOError):
-            return np.concatenate(parts)
 
 
 def rows(name: str, known: Sequence[Row], copies: int, clips: Path, seed: int = 0) -> Iterator[Row]:

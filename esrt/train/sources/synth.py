@@ -1,18 +1,13 @@
-"""Speech from text: espeak-ng through its own library (`espeakng-loader`), with many voices."""
+"""Speech from text, by programs that speak, in many voices."""
 
 from __future__ import annotations
 
-import ctypes
 import random
-import sys
 import wave
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
-import espeakng_loader
-import numpy as np
 from tqdm import tqdm
 
 from esrt.audio.samples import Samples
@@ -20,101 +15,15 @@ from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 from esrt.train.manifest import SPOKEN_ON_THE_FLY, Row
-from esrt.train.sources.disturb import disturb, resample
+from esrt.train.sources.disturb import disturb
+from esrt.train.sources.speakers import Speaker, Voice, espeak, festival, pico
 
-if sys.platform == "win32":
-    from _ctypes import FreeLibrary as close_library
-else:
-    from _ctypes import dlclose as close_library
-
-# Where a language has several accents, or espeak-ng another name for it than its BCP 47 tag.
-_ACCENTS = {
-    "cat": ("ca", "ca-ba", "ca-nw", "ca-va"), "cmn": ("cmn",), "eng": ("en", "en-us", "en-gb-scotland", "en-us-nyc"),
-    "fra": ("fr", "fr-be", "fr-ch"), "por": ("pt", "pt-br"), "spa": ("es", "es-419"),
-    "vie": ("vi", "vi-vn-x-central", "vi-vn-x-south"),
-}  # fmt: skip
-_VARIANTS = (
-    "", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8",
-    "+Andy", "+Annie", "+belinda", "+Denis", "+Gene", "+Jacky", "+Lee", "+linda", "+steph", "+UniRobot",
-)  # fmt: skip
-_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _RANGE = 2, 1, 1, 3, 4
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+SPEAKERS: dict[str, Speaker] = {"espeak-ng": espeak, "pico": pico, "festival": festival}
 SHORTEST, LONGEST = SAMPLE_RATE // 3, 20 * SAMPLE_RATE
 
 
-@cache
-def voices(language: str) -> tuple[str, ...]:
-    """The names of espeak-ng's voices for a language. Raises UsageError no_voice where it has none."""
-    known = {path.name.lower() for path in (Path(espeakng_loader.get_data_path()) / "lang").rglob("*")}
-    found = _ACCENTS.get(language, (LANGUAGES[language].bcp47,))
-    if found[0] not in known:
-        raise UsageError(
-            "no_voice",
-            f"espeak-ng cannot speak {LANGUAGES[language].name} ({language}): it can be a target, not a source.",
-        )
-    return found
-
-
-def random_voice(language: str, rng: random.Random) -> dict[str, str | int]:
-    """Keyword arguments of `say` for one voice drawn at random."""
-    return {
-        "voice": rng.choice(voices(language)) + rng.choice(_VARIANTS),
-        "speed": rng.randint(125, 205),
-        "pitch": rng.randint(25, 75),
-        "pitch_range": rng.randint(30, 70),
-    }
-
-
-def say(text: str, voice: str, speed: int, pitch: int, pitch_range: int) -> Samples:
-    """float32 [n] at 16 kHz, the same for the same arguments; n = 0 where there is nothing to say.
-
-    `speed` in words a minute (80 to 450), `pitch` and `pitch_range` 0 to 100. One call at a time in a process. Raises
-    UsageError: no_voice; no_kana for Japanese where pyopenjtalk is missing.
-    """
-    if voice.split("+")[0] == "ja":
-        text = _kana(text)
-    # A fresh engine for each sentence (5 ms): it keeps the phase of its flutter in static variables, and with an old
-    # one no sentence would sound the same twice.
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    chunks: list[np.ndarray] = []
-
-    def collect(samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int | None) -> int:
-        if samples and count:
-            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    callback = _CALLBACK(collect)
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 200, str(Path(espeakng_loader.get_data_path()).parent).encode(), 0)
-    try:
-        library.espeak_SetSynthCallback(callback)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UsageError("no_voice", f"espeak-ng has no voice {voice!r}; `espeak-ng --voices` lists them.")
-        for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
-            library.espeak_SetParameter(parameter, value, 0)
-        encoded = text.encode()
-        library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
-    finally:
-        library.espeak_Terminate()
-        close_library(library._handle)
-    if not chunks:
-        return np.zeros(0, np.float32)
-    return resample(np.concatenate(chunks).astype(np.float32) / np.float32(32768), rate)
-
-
-def _kana(text: str) -> str:
-    """How Japanese is read: espeak-ng knows no kanji."""
-    try:
-        import pyopenjtalk
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "no_kana", "Japanese is spoken from kana: type `pip install pyopenjtalk-plus`, or leave jpn out."
-        ) from error
-    return str(pyopenjtalk.g2p(text, kana=True))
-
-
-def recipe(text: str, seed: int, voice: dict[str, str | int]) -> str:
-    """An `audio` for a manifest that stores no sound: what `load` needs to speak and disturb `text`."""
+def recipe(text: str, seed: int, voice: Voice) -> str:
+    """An `audio` for a manifest that stores no sound: what `load` needs for espeak-ng to say it and disturb it."""
     return f"{SPOKEN_ON_THE_FLY}{urlencode({**voice, 'seed': seed, 'text': text})}"
 
 
@@ -132,7 +41,7 @@ def undisturbed(audio: str) -> tuple[Samples, int]:
         text, voice = fields["text"], fields["voice"]
     except (KeyError, ValueError) as error:
         raise UsageError("bad_recipe", f"{audio[:80]!r} is not a recipe for speech: {error}.") from error
-    return say(text, voice, speed, pitch, pitch_range), seed
+    return espeak.say(text, voice, speed, pitch, pitch_range), seed
 
 
 def rows(
@@ -143,33 +52,40 @@ def rows(
     each: int | None,
     clips: Path | None,
     seed: int = 0,
+    speaker: str = "espeak-ng",
 ) -> Iterator[Row]:
     """Speaks `each` sentences (None: all) of every language in `sources`, each by a voice of its own.
 
     One row per clip and language of `targets`. Sound goes below `clips`; with None, into recipes to be spoken when they
-    are loaded. What takes under 1/3 s or over 20 s is left out. Raises UsageError: no_voice, no_kana, no_texts.
+    are loaded. What takes under 1/3 s or over 20 s is left out. `speaker` is one of SPEAKERS.
+    Raises UsageError: no_voice, no_kana, no_texts, not_installed, not_repeatable.
     """
+    engine = SPEAKERS[speaker]
+    if clips is None and engine is not espeak:
+        raise UsageError("not_repeatable", f"{speaker} never sounds the same twice: it needs a folder for its clips.")
     by_language = {language: [entry for entry in texts if language in entry] for language in sources}
     # All are looked at first: what is missing shows before hours of speaking.
     for language, known in by_language.items():
-        voices(language)
+        engine.voices(language)
         if not known:
             raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
         if language == "jpn":
-            _kana("")
+            espeak.kana("")
     for language, known in by_language.items():
         rng = random.Random(f"{seed}/{language}")
         count = len(known) if each is None else each
         chosen = known * (count // len(known)) + rng.sample(known, count % len(known))
         for index, entry in enumerate(tqdm(chosen, desc=f"speaking {language}", unit="clip", disable=None)):
             key, transcript = f"{name}-{language}-{index:05d}", entry[language]
-            audio = recipe(transcript, rng.getrandbits(32), random_voice(language, rng))
-            spoken = load(audio)
+            disturbance, voice = rng.getrandbits(32), engine.random_voice(language, rng)
+            spoken = disturb(engine.say(transcript, **voice), random.Random(disturbance))
             if not SHORTEST < len(spoken) < LONGEST:
                 continue
             if clips:
                 audio = str(clips / f"{key}.wav")
                 write_wav(clips / f"{key}.wav", spoken)
+            else:
+                audio = recipe(transcript, disturbance, voice)
             yield Row(key, audio, language, "", transcript, "")
             for target in targets:
                 if target != language and target in entry:
