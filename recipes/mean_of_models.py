@@ -1,4 +1,4 @@
-"""The mean of two models' weights, where one was trained from the other: ESRT-270M is that of its third and fifth run.
+"""The mean of two models' weights, where one was trained from the other: so ESRT-270M is made.
 
 How to run (needs `pip install '.[train]'`): python recipes/mean_of_models.py FIRST SECOND OUT
 Both are folders that training made, the second from the first. Its codebooks are gone: `esrt codebooks OUT`.

@@ -107,8 +107,18 @@ def esrt_270m() -> Recipe:
     return Recipe(
         name="esrt-270m",
         model="ESRT-270M",
-        # What was recorded is little text by few voices, soon known by heart: most clips are new sentences, spoken.
-        weights={"human": 0.2, "revoiced": 0.1, "synth": 0.55, "prompts": 0.05, "tuxpaint": 0.1},
+        # What was recorded is little text by few voices, soon known by heart: most clips are new sentences, spoken, and
+        # most of those by programs that the encoder understands.
+        weights={
+            "human": 0.15,
+            "revoiced": 0.1,
+            "pico": 0.33,
+            "festival": 0.18,
+            "kokoro": 0.1,
+            "synth": 0.04,
+            "prompts": 0.04,
+            "tuxpaint": 0.06,
+        },
         always="eng",
         augment=True,
         # A fresh mask for every product costs a processor more time than the products of LoRA themselves.
