@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from esrt.audio.io import load
+from esrt.cli import data
 from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.languages import CORE
@@ -125,6 +126,10 @@ def test_what_festival_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="apt install festival festvox-ru") as caught:
         festival.voices("rus")
     assert caught.value.code == "not_installed"
+
+
+def test_the_command_knows_every_speaker() -> None:
+    assert tuple(synth.SPEAKERS) == data._SPEAKERS
 
 
 def test_clips_of_another_speaker(tmp_path: Path) -> None:
