@@ -66,7 +66,9 @@ esrt data check data/fleurs.jsonl
     synth = _verb(verb, "synth", "Parallel texts, spoken by programs in many voices and rooms.", _SYNTH, _synth)
     synth.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or folder of game packages")
     _languages(synth, target="all")
-    synth.add_argument("--speaker", choices=_SPEAKERS, default=_SPEAKERS[0], help=f"(default {_SPEAKERS[0]})")
+    synth.add_argument(
+        "--speaker", choices=_SPEAKERS, default=_SPEAKERS[0], help=f"who speaks (default {_SPEAKERS[0]})"
+    )
     synth.add_argument("--each", metavar="N", type=_count, help="clips of each language (default: each text once)")
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")

@@ -32,5 +32,5 @@ def no_voice(speaker: str, language: str) -> UsageError:
     """That `speaker` has none for the language."""
     return UsageError(
         "no_voice",
-        f"{speaker} cannot speak {LANGUAGES[language].name} ({language}): it can be a target, not a source.",
+        f"{speaker} cannot speak {LANGUAGES[language].name} ({language}): take another speaker, or leave it a target.",
     )
