@@ -66,8 +66,8 @@ def test_pico_speaks(language: str) -> None:
 
 
 def test_a_lower_throat_speaks_as_fast() -> None:
-    one, other = (pico.say("Guten Morgen, Anna.", "de-DE", 100, 100, throat) for throat in (100, 80))
-    assert abs(len(one) - len(other)) < len(one) / 50
+    one, other = (pico.say("Guten Morgen Anna", "de-DE", 100, 100, throat) for throat in (100, 80))
+    assert abs(len(one) - len(other)) < len(one) / 20
     assert not np.allclose(one[:8000], other[:8000], atol=0.01)
 
 

@@ -37,7 +37,7 @@ def random_voice(language: str, rng: random.Random) -> Voice:
 
 
 def say(text: str, voice: str, speed: int, pitch: int, throat: int) -> Samples:
-    """float32 [n] at 16 kHz, a little different each time; n = 0 where there is nothing to say.
+    """float32 [n] at 16 kHz, its pauses a little different each time; n = 0 where there is nothing to say.
 
     `speed` (20 to 500), `pitch` (50 to 200) and `throat` (80 to 125: all frequencies) are percent of the voice's own.
     Raises UsageError: no_voice, not_installed.
