@@ -23,7 +23,7 @@ from tqdm import tqdm
 from esrt.train.manifest import Row, write_manifest
 from esrt.train.sources import texts
 from esrt.train.sources.disturb import disturb, resample, revoice
-from esrt.train.sources.synth import LONGEST, SHORTEST, write_wav
+from esrt.train.sources.synth import LONGEST, SHORTEST, rows_of, write_wav
 
 MODEL = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 VOICES = "kokoro-js@1.2.1"  # npm's package has all 54
@@ -79,10 +79,7 @@ def rows(unpacked: Path, clips: Path, each: int, work: Path) -> Iterator[Row]:
                 continue
             key = f"kokoro-{language}-{index:05d}"
             write_wav(clips / f"{key}.wav", samples)
-            yield Row(key, str(clips / f"{key}.wav"), language, "", entry[language], "")
-            for target in TARGETS:
-                if target != language and target in entry:
-                    yield Row(key, str(clips / f"{key}.wav"), language, target, entry[language], entry[target])
+            yield from rows_of(key, str(clips / f"{key}.wav"), language, entry, TARGETS)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,15 @@ def rows(
                 write_wav(clips / f"{key}.wav", spoken)
             else:
                 audio = recipe(transcript, disturbance, voice)
-            yield Row(key, audio, language, "", transcript, "")
-            for target in targets:
-                if target != language and target in entry:
-                    yield Row(key, audio, language, target, transcript, entry[target])
+            yield from rows_of(key, audio, language, entry, targets)
+
+
+def rows_of(key: str, audio: str, language: str, entry: dict[str, str], targets: Sequence[str]) -> Iterator[Row]:
+    """One clip's rows: its transcript, and a translation into each of `targets` that `entry` has."""
+    yield Row(key, audio, language, "", entry[language], "")
+    for target in targets:
+        if target != language and target in entry:
+            yield Row(key, audio, language, target, entry[language], entry[target])
 
 
 def write_wav(path: Path, samples: Samples) -> None:
