@@ -214,7 +214,6 @@ def _tuxpaint(args: argparse.Namespace) -> Manifests:
 
 def _held_out(args: argparse.Namespace, rows: Callable[[Path, bool], Iterable[Row]]) -> Manifests:
     """What to train on, and beside it the fifth that is held out, unless nothing is."""
-
     root = Path(args.unpacked).resolve()
     yield "", _asked(args, rows(root, False))
     if test := list(_asked(args, rows(root, True))):

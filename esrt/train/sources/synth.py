@@ -69,8 +69,6 @@ def rows(
         engine.voices(language)
         if not known:
             raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
-        if language == "jpn":
-            espeak.kana("")
     for language, known in by_language.items():
         rng = random.Random(f"{seed}/{language}")
         count = len(known) if each is None else each

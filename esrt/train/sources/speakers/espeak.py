@@ -38,11 +38,13 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @cache
 def voices(language: str) -> tuple[str, ...]:
-    """The names of espeak-ng's voices for a language. Raises UsageError no_voice where it has none."""
+    """The names of espeak-ng's voices for a language. Raises UsageError: no_voice, no_kana."""
     known = {path.name.lower() for path in (Path(espeakng_loader.get_data_path()) / "lang").rglob("*")}
     found = _ACCENTS.get(language, (LANGUAGES[language].bcp47,))
     if found[0] not in known:
         raise no_voice("espeak-ng", language)
+    if language == "jpn":
+        kana("")
     return found
 
 
