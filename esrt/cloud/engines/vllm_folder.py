@@ -1,6 +1,6 @@
 """The language model as vLLM reads it: with a vocabulary of those tokens only that the model may write.
 
-vLLM's sampler chooses among all rows of the output layer. Where a model may write 84,007 of 262,144 tokens, a mask
+vLLM's sampler chooses among all rows of the output layer. Where a model may write 84,146 of 262,144 tokens, a mask
 would cost a pass over all of them for each token. So the table is cut once, on disk: tokens are numbered anew, the
 output layer costs a third, and whatever vLLM does besides (tensor parallel, quantisation) needs to know nothing of it.
 """
