@@ -12,6 +12,7 @@ from esrt.prompts import CAPTION_TAG, Task, parse
 
 _HALF_A_CHARACTER = "\ufffd"
 _CIRCLE = 32  # tokens
+_LAST = 96  # tokens, too
 
 
 class Text:
@@ -44,13 +45,16 @@ def circles(ids: Sequence[int]) -> int:
     """How many of the last ids are repetition, where they say the same thing four times over: all but a round; else 0.
 
     A small model that has lost the thread goes on like that until it is stopped. Short runs are left alone: people do
-    say a phrase four times, and some tokenizers have one token for each zero of a trillion.
+    say a phrase four times, and some tokenizers have one token for each zero of a trillion. Rounds that differ in a
+    word now and then are told by how few different fours of tokens the last 96 have: two thirds of these are cut.
     """
     for length in range(_CIRCLE // 4, len(ids) // 4 + 1):
         tail = ids[-4 * length :]
         if tail[length:] == tail[:-length]:
             return next(4 * length - period for period in range(1, length + 1) if tail[period:] == tail[:-period])
-    return 0
+    last = ids[-_LAST:]
+    fours = set(zip(last, last[1:], last[2:], last[3:]))  # noqa: B905 (the shortest ends it)
+    return 2 * _LAST // 3 if len(last) == _LAST and len(fours) < _LAST // 3 else 0
 
 
 class Deltas:

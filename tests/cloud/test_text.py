@@ -26,3 +26,16 @@ def test_what_people_say_again_is_none(ids: list[int], times: int) -> None:
     assert not circles(ids * times)
     assert not circles([*ids, 10, 10, 10, 10])
     assert not circles([*ids, *[10, 11, 11, 11] * 5]), "a trillion, where a token is a digit: ,000,000,000,000"
+
+
+@given(st.lists(st.booleans(), min_size=8, max_size=16))
+def test_a_circle_that_changes_a_word_now_and_then_is_seen(other: list[bool]) -> None:
+    rounds = [[*range(6), 7 if change else 8, *range(10, 15)] for change in other]  # of 12 tokens
+    said = [token for each in rounds for token in each]
+    assert circles([*range(20, 30), *said]) >= 36, "three of at least four rounds"
+
+
+@given(st.integers(40, 200), st.integers(1, 2))
+def test_a_long_sentence_may_be_said_twice(length: int, times: int) -> None:
+    assert not circles(list(range(length)) * times)
+    assert not circles([token for number in range(length) for token in (1, 2, 3, number)]), "for the first, press 1 ..."
