@@ -198,7 +198,7 @@ class _Mixer:
         if setup != self._setup:
             yield from self.flush()
             self._setup = setup
-            self._resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=SAMPLE_RATE)
+            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=SAMPLE_RATE)
         assert self._resampler is not None
         yield from map(_mono, self._resampler.resample(frame))
 
@@ -208,6 +208,7 @@ class _Mixer:
 
 
 def _mono(frame: av.AudioFrame) -> Samples:
-    # FFmpeg's own float downmix is louder than either channel (+3 dB) and would clip; the mean never is.
-    mono: Samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+    # FFmpeg's own float downmix is louder than either channel (+3 dB) and would clip; the mean never is. Packed, as PyAV
+    # reads beyond the frame where eight channels or more have a plane each.
+    mono: Samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1, dtype=np.float32)
     return mono

@@ -101,6 +101,13 @@ def test_telephone_stereo(tmp_path: Path) -> None:
     assert level_of(samples, 1_000) == pytest.approx(0.3, rel=0.02)
 
 
+@pytest.mark.parametrize("channels", [7, 8, 9, 32])
+def test_surround_sound_and_arrays_of_microphones(tmp_path: Path, channels: int) -> None:
+    sounds = [tone(0.5, SAMPLE_RATE) * (each == channels - 1) for each in range(channels)]
+    heard = load(write_wav(tmp_path / "a.wav", sounds, SAMPLE_RATE))
+    assert np.allclose(heard, sounds[-1] / channels, atol=1e-4)
+
+
 def test_loud_stereo_does_not_clip(tmp_path: Path) -> None:
     loud = tone(1.0, level=0.99)
     samples = load(write_wav(tmp_path / "a.wav", [loud, loud], SAMPLE_RATE))
