@@ -208,7 +208,7 @@ class _Mixer:
 
 
 def _mono(frame: av.AudioFrame) -> Samples:
-    # FFmpeg's own float downmix is louder than either channel (+3 dB) and would clip; the mean never is. Packed, as PyAV
-    # reads beyond the frame where eight channels or more have a plane each.
+    # FFmpeg's own float downmix is louder than either channel (+3 dB) and would clip; the mean never is. Packed, as
+    # PyAV reads beyond the frame where eight channels or more have a plane each.
     mono: Samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1, dtype=np.float32)
     return mono

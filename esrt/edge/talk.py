@@ -108,8 +108,8 @@ class Peer:
     def remember(self, features: str) -> None:
         """The cloud holds these features now."""
         self.known[features] = None
-        while len(self.known) > REMEMBERED:
-            self.known.pop(next(iter(self.known)), None)
+        for old in list(self.known)[:-REMEMBERED]:  # a copy, as other threads remember too
+            self.known.pop(old, None)
 
 
 def ask(peer: Peer, request: Request) -> Talk[Answer]:

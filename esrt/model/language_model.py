@@ -66,7 +66,7 @@ def _from_folder(source: Path, dtype: torch.dtype) -> Gemma3ForCausalLM:
             return _prune(source, config, dtype)
         if kind != "gemma3_text":
             raise ModelError("model_not_supported", f"{source} holds a model of type {kind}; ESRT needs Gemma 3.")
-        return Gemma3ForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
+        return Gemma3ForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True, use_safetensors=True)
     except FileNotFoundError as error:
         raise ModelError("model_missing", f"{source} is not a folder of a language model: {error}.") from error
     except (OSError, ValueError, AttributeError, SafetensorError) as error:

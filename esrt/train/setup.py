@@ -185,6 +185,9 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     config, start = PRESETS[recipe.model], None
     if recipe.start is not None:
         start = Path(recipe.start) if Path(recipe.start).is_dir() else hub.resolve(recipe.start)
+        if not (start / "adapter.safetensors").is_file():
+            text = f"{recipe.start} is no trained model: it has no adapter.safetensors. A run's is in `model`."
+            raise ModelError("model_not_found", text)
     of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
     if recipe.frozen_llm:
         of["llm"] = "frozen"

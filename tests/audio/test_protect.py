@@ -26,7 +26,7 @@ def test_a_shifted_clip_is_whole_and_fits(length: int, seed: int) -> None:
     silence = len(found) - length
     before = next(at for at in range(silence + 1) if np.array_equal(found[at : at + length], samples))
     assert before <= protect.LONGEST and silence - before <= protect.LONGEST
-    if length > 1000:
+    if length > 10_000:  # of two windows the quietest is hardly quieter, and 20,000 of its samples have a higher peak
         quiet = np.concatenate([found[:before], found[before + length :]])
         assert np.abs(quiet).max(initial=0) <= np.abs(samples).max()
 

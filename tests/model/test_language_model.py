@@ -107,6 +107,15 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "model_missing"
 
 
+def test_weights_that_must_be_unpickled_are_refused(gemma: Path, tmp_path: Path) -> None:
+    shutil.copytree(gemma, tmp_path, dirs_exist_ok=True)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError) as caught:
+        language_model.load_language_model(tmp_path)
+    assert caught.value.code == "model_damaged"
+
+
 def test_cut_weights_are_refused(gemma: Path, tmp_path: Path) -> None:
     shutil.copytree(gemma, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"

@@ -70,3 +70,7 @@ def test_any_call_repeats_by_its_seed_and_takes_any_length() -> None:
         one, other = (call.any_call(samples[:size], random.Random(seed)) for _ in range(2))
         assert len(one) == size and np.array_equal(one, other)
     assert len(disturb.disturb(np.zeros(0, np.float32), random.Random(0))) == 0
+
+
+def test_nothing_to_revoice_stays_nothing() -> None:
+    assert not len(disturb.revoice(np.zeros(0, np.float32), 1.1, 1.0))

@@ -186,6 +186,7 @@ def test_texts_come_from_lines_or_from_a_manifest(tmp_path: Path) -> None:
         Row("1", "1.wav", "eng", "deu", "Yes.", "Ja."),
         Row("2", "2.wav", "deu", "eng", "Ja.", "Yes."),
         Row("3", "3.wav", "eng", "", "No.", ""),
+        Row("4", "4.wav", "eng", "", "", ""),
     ]
     write_manifest(path, rows)
     assert texts.read(path, {"eng"}) == [{"eng": "Yes.", "deu": "Ja."}, {"eng": "No."}], "each sentence once"

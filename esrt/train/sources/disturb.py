@@ -48,6 +48,8 @@ def revoice(samples: Samples, throat: float, pace: float) -> Samples:
 
     `pace / throat` must lie within 0.5 and 2.
     """
+    if not len(samples):  # FFmpeg asks for all memory
+        return samples
     graph = av.filter.Graph()
     graph.link_nodes(
         graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono"),

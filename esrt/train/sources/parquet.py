@@ -56,5 +56,5 @@ def _stream(files: list[str], columns: list[str], title: str) -> Iterator[dict[s
             found = found.cast_column("audio", datasets.Audio(decode=False))
         yield from tqdm(found, desc=title, unit="row", disable=None)
     except Exception as error:  # of Arrow, of the file system, of HTTP
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UsageError("wrong_layout", f"Cannot read {', '.join(columns)} of {files[0]}: {reason}.") from error

@@ -42,7 +42,7 @@ def _said(path: Path) -> list[dict[str, str]]:
     """What a manifest's clips say; several recordings of one sentence count once."""
     by_audio: dict[str, dict[str, str]] = {}
     for row in read_manifest(path):
-        texts = by_audio.setdefault(row.audio, {row.src: row.asr})
+        texts = by_audio.setdefault(row.audio, {row.src: row.asr} if row.asr else {})
         if row.s2tt:
             texts[row.tgt] = row.s2tt
-    return list({tuple(sorted(texts.items())): texts for texts in by_audio.values()}.values())
+    return list({tuple(sorted(texts.items())): texts for texts in by_audio.values() if texts}.values())
