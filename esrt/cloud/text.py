@@ -52,9 +52,10 @@ def circles(ids: Sequence[int]) -> int:
         tail = ids[-4 * length :]
         if tail[length:] == tail[:-length]:
             return next(4 * length - period for period in range(1, length + 1) if tail[period:] == tail[:-period])
-    last = ids[-_LAST:]
-    fours = set(zip(last, last[1:], last[2:], last[3:]))  # noqa: B905 (the shortest ends it)
-    return 2 * _LAST // 3 if len(last) == _LAST and len(fours) < _LAST // 3 else 0
+    if len(ids) < _LAST:
+        return 0
+    fours = {tuple(ids[at : at + 4]) for at in range(len(ids) - _LAST, len(ids) - 3)}
+    return 2 * _LAST // 3 if len(fours) < _LAST // 3 else 0
 
 
 class Deltas:
