@@ -58,14 +58,22 @@ class Translator:
         self._set(Encoder(folder / "edge.onnx", timing=timing), LocalCloud(load_service(folder)), codec)
 
     @classmethod
-    def remote(cls, url: str, key: str | None = None, codec: str = "int8", timing: Timing = "fast") -> Translator:
-        """The device's half here and the cloud's at `url`, which also hands out the device's half. No torch is needed.
+    def remote(
+        cls,
+        url: str,
+        key: str | None = None,
+        codec: str = "int8",
+        timing: Timing = "fast",
+        edge: str | Path | None = None,
+    ) -> Translator:
+        """The device's half here and the cloud's at `url`. No torch is needed.
 
-        Raises CloudError when the cloud cannot be reached or refuses the key.
+        `edge` is the device's half, an ONNX file that you trust; left out, the cloud hands it out. Raises
+        ModelError, and CloudError when the cloud cannot be reached or refuses the key.
         """
         from esrt.edge.client import Client
 
-        client = Client(url, key, timing=timing)
+        client = Client(url, key, timing=timing, edge=edge)
         with bar() as show:
             encoder = client.encoder(lambda done, size: show("fetching the device's half", done / size))
         translator = cls.__new__(cls)

@@ -45,6 +45,7 @@ def speech(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help=f"model name or folder (default {DEFAULT_MODEL})")
     parser.add_argument("--cloud", metavar="URL", help="address of `esrt serve`; left out, both halves run here")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
+    edge(parser)
     parser.add_argument("--offline", metavar="MODEL", help="whisperM2M that is used where no cloud is in reach")
     codec(parser)
     timing(parser)
@@ -126,6 +127,13 @@ def codec(parser: argparse.ArgumentParser) -> None:
         choices=tuple(CODECS),
         default="int8",
         help="packing of the tensor, if the model has its tables (default int8); `esrt models info NAME` tells sizes",
+    )
+
+
+def edge(parser: argparse.ArgumentParser) -> None:
+    """The option of everything that would run what a cloud hands out."""
+    parser.add_argument(
+        "--edge", metavar="FILE", help="with --cloud: the device's half, an ONNX file you trust, not what the cloud has"
     )
 
 

@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
         "Run the cloud's half as an HTTP server.",
         """
 esrt serve --no-auth                             for this machine alone
-esrt keys add laptop --key-file keys.txt > laptop.key
+esrt keys add laptop --key-file keys.txt --out laptop.key
 esrt serve --key-file keys.txt --host 0.0.0.0    for whoever has a key
 esrt serve --key-file keys.txt --engine vllm -- --tensor-parallel-size 2
 """,
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.key_file) == args.no_auth:
         raise UsageError(
             "no_keys",
-            "Say who may ask: --key-file F (`esrt keys add NAME --key-file F > NAME.key` makes a key), or "
+            "Say who may ask: --key-file F (`esrt keys add NAME --key-file F --out NAME.key` makes a key), or "
             "--no-auth for this machine alone.",
         )
     keys = KeyFile(Path(args.key_file)).keys if args.key_file else None

@@ -10,13 +10,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from esrt.cli import common, serve
-from esrt.cli.speech import read_key
+from esrt.cli.speech import read_key, warn_if_plain
 from esrt.errors import UsageError
 from esrt.wire.codecs import check_codec
 
 if TYPE_CHECKING:
     from esrt.cli.common import Verbs
-    from esrt.edge.encoder import Timing
 
 HOST = "127.0.0.1"
 
@@ -35,6 +34,7 @@ curl http://127.0.0.1:8081/v1/audio/translations -F model=whisper-1 -F file=@cli
     parser.add_argument("--cloud", required=True, metavar="URL", help="address of `esrt serve`")
     parser.add_argument("--key-file", metavar="F", help="file with the key for --cloud, and nothing else")
     parser.add_argument("--port", type=int, default=8081, help="on loopback; 0 takes a free one (default 8081)")
+    common.edge(parser)
     common.codec(parser)
     common.timing(parser)
     parser.set_defaults(run=run)
@@ -51,24 +51,25 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "not_installed", f"{error.name} is not installed: type `pip install 'esrt[sidecar]'`."
         ) from error
+    warn_if_plain(args.cloud)
     key = read_key(args.key_file)
     with serve.bind(HOST, args.port) as listener:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        asyncio.run(_serve(args.cloud, key, args.codec, args.timing, listener))
+        asyncio.run(_serve(args, key, listener))
     return 0
 
 
-async def _serve(url: str, key: str | None, codec: str, timing: Timing, listener: socket.socket) -> None:
+async def _serve(args: argparse.Namespace, key: str | None, listener: socket.socket) -> None:
     import uvicorn
 
     from esrt.edge.async_client import AsyncClient
     from esrt.edge.sidecar import create_app
     from esrt.translator import bar
 
-    async with AsyncClient(url, key, timing=timing, codec=codec) as client:
+    async with AsyncClient(args.cloud, key, timing=args.timing, codec=args.codec, edge=args.edge) as client:
         with bar() as show:
             encoder = await client.encoder(lambda done, size: show("fetching the device's half", done / size))
-        check_codec(codec, encoder.codecs)
+        check_codec(args.codec, encoder.codecs)
         name = encoder.info.name
         config = uvicorn.Config(
             create_app(client, name),

@@ -40,6 +40,8 @@ def each_file(args: argparse.Namespace, to: list[str]) -> int:
     args.source = languages.get(args.source).code if args.source else None
     if args.key_file and not args.cloud:
         raise UsageError("usage", "--key-file goes with --cloud: give the cloud's address or leave the key out.")
+    if args.edge and (args.draft or not args.cloud):
+        raise UsageError("usage", "--edge goes with --cloud, and without --draft: a drafter has its own device's half.")
     if args.with_draft and not args.draft:
         raise UsageError("usage", f"{args.with_draft} goes with --draft: name the drafter or leave it out.")
     outputs = Outputs(args.format, args.out)
@@ -190,6 +192,7 @@ def _end_at_the_second_interrupt() -> None:
 
 
 def _translator(args: argparse.Namespace) -> Translator | OfflineTranslator:
+    from esrt.decoding.ugsd import is_cut
     from esrt.translator import OfflineTranslator, Translator
 
     if args.offline:
@@ -199,22 +202,42 @@ def _translator(args: argparse.Namespace) -> Translator | OfflineTranslator:
         if not args.cloud:
             return offline
         try:
-            return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec, timing=args.timing)
+            return _remote(args)
         except CloudError as error:
-            if error.code not in ("cloud_unreachable", "cloud_timeout"):
+            if not is_cut(error):
                 raise
             print(f"esrt: {error} Translating here, by {args.offline}.", file=sys.stderr)
             return offline
     if args.draft:
         if not args.cloud:
             raise UsageError("usage", "--draft goes with --cloud; without a cloud, the drafter is a --model like any.")
+        warn_if_plain(args.cloud)
         key = read_key(args.key_file)
         return Translator.drafting(args.draft, args.cloud, settings(args), key, args.codec, args.timing, args.patience)
     if not args.cloud:
         return Translator(args.model or common.DEFAULT_MODEL, codec=args.codec, timing=args.timing)
     if args.model:
         raise UsageError("usage", "--model goes without --cloud: a cloud has one model and hands out its edge half.")
-    return Translator.remote(args.cloud, key=read_key(args.key_file), codec=args.codec, timing=args.timing)
+    return _remote(args)
+
+
+def _remote(args: argparse.Namespace) -> Translator:
+    from esrt.translator import Translator
+
+    warn_if_plain(args.cloud)
+    return Translator.remote(args.cloud, read_key(args.key_file), args.codec, args.timing, args.edge)
+
+
+def warn_if_plain(url: str) -> None:
+    """Says on stderr that an address elsewhere is asked without encryption."""
+    from esrt.edge.http import is_plain
+
+    if is_plain(url):
+        print(
+            f"esrt: warning: {url} is not encrypted: whoever is on the way can read the answers, and change what runs "
+            "here unless --edge names it. Use https.",
+            file=sys.stderr,
+        )
 
 
 def settings(args: argparse.Namespace) -> Settings:

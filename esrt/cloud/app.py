@@ -27,9 +27,10 @@ from esrt.cloud.limits import Limits, Tenants
 from esrt.cloud.metrics import Metrics
 from esrt.cloud.problems import internal_error, no_route, respond
 from esrt.cloud.routes import Routes
-from esrt.cloud.security import Keys, tenant_of
+from esrt.cloud.security import ANYONE, Keys, tenant_of
 from esrt.cloud.service import Service
-from esrt.errors import ESRTError, where
+from esrt.errors import CloudError, ESRTError, where
+from esrt.wire.local import is_local
 from esrt.wire.schemas import ModelCard
 
 if TYPE_CHECKING:
@@ -166,11 +167,17 @@ class _Endpoint:
                 self._metrics.tenant_requests.labels(self._metrics.tenant(tenant), str(status)).inc()
             self._metrics.seconds.labels(self._route).observe(time.perf_counter() - began)
 
+    def _tenant(self, request: Request) -> str:
+        keys = None if self._keys is None else self._keys()
+        if keys is None and not is_local(request.url.hostname, request.headers.get("origin", "")):
+            raise CloudError("not_local", "Without keys only programs of this device may ask, at loopback.", 403)
+        return tenant_of(request.headers.get("authorization"), keys)
+
     async def _answer(self, request: Request) -> Response:
         try:
-            tenant = tenant_of(request.headers.get("authorization"), self._keys and self._keys())
+            tenant = ANYONE
             if self._tenants is not None:
-                request.state.tenant = tenant
+                tenant = request.state.tenant = self._tenant(request)
                 request.state.held.enter_context(self._tenants.request(tenant))
             return await self._handler(request, tenant)
         except ESRTError as error:

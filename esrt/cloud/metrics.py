@@ -5,17 +5,22 @@ A tenant is the name of a key, which the operator has chosen; with more keys tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from esrt.cloud.security import ANYONE
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_TENANTS = 100
 OTHERS = "other"
+READERS = (ANYONE, "prometheus")
+"""The tenants that see what others are counted: whoever may ask a server without keys, and the key for Prometheus."""
 
 
 class Metrics:
@@ -65,9 +70,25 @@ class Metrics:
             self._tenants.add(name)
         return name if name in self._tenants else OTHERS
 
-    def text(self) -> bytes:
-        """The exposition format of Prometheus: these counts, the process' own, and those of vLLM where it runs."""
-        return generate_latest(self.registry) + generate_latest(REGISTRY)
+    def text(self, reader: str) -> bytes:
+        """The exposition format of Prometheus: these counts, the process' own, and those of vLLM where it runs.
+
+        Counts of other tenants are shown to the READERS alone.
+        """
+        own = self.registry if reader in READERS else _Own(self.registry, self.tenant(reader))
+        return generate_latest(own) + generate_latest(REGISTRY)
+
+
+class _Own(Collector):
+    """What `registry` collects, without the counts of tenants other than `tenant`."""
+
+    def __init__(self, registry: CollectorRegistry, tenant: str) -> None:
+        self._registry, self._tenant = registry, tenant
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [s for s in family.samples if s.labels.get("tenant", self._tenant) == self._tenant]
+            yield family
 
 
 # What is measured where it happens, each made by its owner and registered by the application.

@@ -128,7 +128,7 @@ class Routes:
         self._metrics.queue_ratio.set(self._admission.ratio)
         self._metrics.load.set(self._service.engine.load)
         self._metrics.cache_bytes.set(self._cache.total_bytes)
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(self._metrics.text(tenant), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request, tenant: str) -> Response:
         """GET /openapi.json: all routes, for programs."""

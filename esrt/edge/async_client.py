@@ -42,11 +42,13 @@ class AsyncClient(Line):
         patience: float = PATIENCE_SECONDS,
         timing: Timing = "fast",
         codec: str = "int8",
+        edge: str | Path | None = None,
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away.
 
         `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave. `codec` is
-        how its features are packed: one of `encoder().codecs`.
+        how its features are packed: one of `encoder().codecs`. `edge` is the device's half, an ONNX file that you
+        trust; left out, whatever the cloud hands out runs here.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
@@ -54,6 +56,7 @@ class AsyncClient(Line):
         self._http = self._open(httpx.AsyncClient, transport)
         self._encoder: Encoder | None = None
         self._timing, self._codec = timing, codec
+        self._edge = None if edge is None else Path(edge)
         self._loading = asyncio.Lock()
 
     @overload
@@ -111,11 +114,12 @@ class AsyncClient(Line):
                 await anyio.to_thread.run_sync(found.close, limiter=alone)
 
     async def encoder(self, progress: Progress | None = None) -> Encoder:
-        """The device's half that belongs to this cloud, fetched where need be and loaded once."""
+        """The device's half: the `edge` that was named, or this cloud's, fetched where need be. Loaded once."""
         async with self._loading:
             if self._encoder is None:
-                path, card = await self._hold(fetch.edge_model(self._peer, progress=progress))
-                self._encoder = await asyncio.to_thread(fetch.load, path, card, self._peer.url, self._timing)
+                path, card = await self._hold(fetch.model_of(self._peer, self._edge, progress))
+                own = self._edge is not None
+                self._encoder = await asyncio.to_thread(fetch.load, path, card, self._peer.url, self._timing, own)
             return self._encoder
 
     async def verify(self, frame: bytes, request: VerificationRequest) -> Verdict:

@@ -42,12 +42,14 @@ class Client(Line):
         timing: Timing = "fast",
         codec: str = "int8",
         connect: float = CONNECT_SECONDS,
+        edge: str | Path | None = None,
     ) -> None:
         """`timeout`: seconds until an answer must begin; `patience`: seconds to keep asking a cloud that went away;
         `connect`: seconds until there must be a connection, each time.
 
         `timing` is the encoder's: `constant` hides how long a sound is from whoever sees when frames leave. `codec` is
-        how its features are packed: one of `encoder().codecs`.
+        how its features are packed: one of `encoder().codecs`. `edge` is the device's half, an ONNX file that you
+        trust; left out, whatever the cloud hands out runs here.
 
         Raises UsageError `bad_url` or `bad_key`.
         """
@@ -55,6 +57,7 @@ class Client(Line):
         self._http = self._open(httpx.Client, transport)
         self._encoder: Encoder | None = None
         self._timing, self._codec = timing, codec
+        self._edge = None if edge is None else Path(edge)
         self._loading = threading.Lock()
 
     @overload
@@ -104,14 +107,14 @@ class Client(Line):
         return pipeline.translate_segments(spoken, encoder, self, to, source, self._codec)
 
     def encoder(self, progress: Progress | None = None) -> Encoder:
-        """The device's half that belongs to this cloud, fetched where need be and loaded once.
+        """The device's half: the `edge` that was named, or this cloud's, fetched where need be. Loaded once.
 
         `progress` is told bytes so far and in all, if anything is to be fetched. Raises ModelError, CloudError.
         """
         with self._loading:
             if self._encoder is None:
-                path, card = self._hold(fetch.edge_model(self._peer, progress=progress))
-                self._encoder = fetch.load(path, card, self._peer.url, self._timing)
+                path, card = self._hold(fetch.model_of(self._peer, self._edge, progress))
+                self._encoder = fetch.load(path, card, self._peer.url, self._timing, self._edge is not None)
             return self._encoder
 
     def verify(self, frame: bytes, request: VerificationRequest) -> Verdict:

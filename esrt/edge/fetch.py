@@ -62,11 +62,26 @@ def edge_model(
     return target / EDGE_MODEL, card
 
 
-def load(path: Path, card: ModelCard, url: str, timing: Timing = "fast") -> Encoder:
-    """The encoder of a model that was fetched. Raises ModelError, or CloudError `edge_model_mismatch`."""
+def model_of(peer: Peer, own: Path | None, progress: Progress | None = None) -> Talk[tuple[Path, ModelCard]]:
+    """`edge_model`, or the card with the device's own file, which is what runs then: nothing is fetched."""
+    if own is None:
+        return (yield from edge_model(peer, progress=progress))
+    return own, (yield from exchange.models(peer))[0]
+
+
+def load(path: Path, card: ModelCard, url: str, timing: Timing = "fast", own: bool = False) -> Encoder:
+    """The encoder of a model that was fetched, or of the device's own. Raises ModelError, or CloudError
+    `edge_model_mismatch`.
+    """
     from esrt.edge.encoder import Encoder
 
     encoder = Encoder(path, timing=timing)
+    if encoder.info.fingerprint != card.fingerprint and own:
+        raise CloudError(
+            "edge_model_mismatch",
+            f"{path} makes frames of {encoder.info.fingerprint} ({encoder.info.name}), and {url} reads those of "
+            f"{card.fingerprint} ({card.name}): use the edge model of the cloud's model, from a source you trust.",
+        )
     if encoder.info.fingerprint != card.fingerprint:
         raise CloudError(
             "edge_model_mismatch",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 import threading
@@ -13,6 +12,7 @@ import httpx
 
 from esrt.edge.talk import Answer, Lost, Peer, Request, one_line
 from esrt.errors import CloudError, UsageError
+from esrt.wire.local import is_loopback
 
 TIMEOUT_SECONDS = 120.0
 PATIENCE_SECONDS = 60.0
@@ -55,7 +55,7 @@ class Line:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             verify=_certificates(),
             # No proxy of the environment leads to this device's own loopback.
-            trust_env=not _is_loopback(self._base.host),
+            trust_env=not is_loopback(self._base.host),
         )
 
     def _begin(self, http: httpx.Client | httpx.AsyncClient, what: Request) -> httpx.Request:
@@ -146,11 +146,10 @@ def _certificates() -> ssl.SSLContext:
         ) from error
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def is_plain(url: str) -> bool:
+    """Whether what goes to this address can be read on the way."""
+    base = _base(url)
+    return base.scheme == "http" and not is_loopback(base.host)
 
 
 def _size_sent(request: httpx.Request) -> int:

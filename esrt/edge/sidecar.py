@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import IO, Any, Literal
-from urllib.parse import urlsplit
 
 import anyio
 from starlette.applications import Starlette
@@ -24,12 +23,12 @@ from esrt.edge.async_client import AsyncClient
 from esrt.edge.openai_api import Ask, Refusal
 from esrt.edge.pipeline import SegmentResult
 from esrt.errors import ESRTError, where
+from esrt.wire.local import is_local
 
 log = logging.getLogger(__name__)
 
 UPLOAD_CAP = 2 << 30
 _MOST_FIELDS = 100
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _PRIVATE = {"Cache-Control": "no-store"}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -208,14 +207,7 @@ def _counted(request: Request, cap: int) -> Request:
 
 
 def _local_only(request: Request) -> None:
-    """Refuse what a page in a browser sends: under a name of its own that leads here, or from its own origin.
-
-    A page can have its origin sent as `null`.
-    """
-    said = request.headers.get("origin", "")
-    origin = urlsplit(said)
-    foreign = said == "null" or (origin.scheme in ("http", "https") and origin.hostname not in _LOOPBACK)
-    if foreign or request.url.hostname not in _LOOPBACK:
+    if not is_local(request.url.hostname, request.headers.get("origin", "")):
         raise Refusal(403, "not_local", "Only programs of this device may ask, not pages of other sites.")
 
 

@@ -41,6 +41,7 @@ def nobody() -> str:
         (["translate", "clip.wav"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--codec", "mp3"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--key-file", "k"], "usage"),
+        (["translate", "clip.wav", "--to", "deu", "--edge", "edge.onnx"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--gamma", "3"], "usage"),
         (["transcribe", "clip.wav", "--patience", "5"], "usage"),
         (["translate", "clip.wav", "--to", ","], "no_language"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,28 @@ def test_a_key_from_its_first_day_to_its_last(run: Run, tmp_path: Path) -> None:
     assert run("keys", "revoke", "phone", "--key-file", keys).returncode == 0
     assert run("keys", "list", "--key-file", keys).stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["keys.txt"]
+
+
+def test_a_key_in_a_file_of_its_own(run: Run, tmp_path: Path) -> None:
+    keys, out = tmp_path / "keys.txt", tmp_path / "laptop.key"
+    result = run("keys", "add", "laptop", "--key-file", keys, "--out", out)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert tenant_of(f"Bearer {out.read_text().strip()}", load_keys(keys)) == "laptop"
+    assert out.stat().st_mode & 0o077 == 0, "others must not read the key"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to try")
+def test_a_key_that_cannot_be_kept_is_not_made(run: Run, tmp_path: Path) -> None:
+    keys, there = tmp_path / "keys.txt", tmp_path / "there.key"
+    there.write_text("another key")
+    for out in (there, tmp_path / "no" / "folder.key"):
+        result = run("keys", "add", "laptop", "--key-file", keys, "--out", out)
+        assert result.returncode == 2 and result.stderr.endswith("[key_not_saved]\n") and str(out) in result.stderr
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "esrt", "keys", "add", "laptop", "--key-file", str(keys)]
+        printed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert printed.returncode == 2 and printed.stderr.endswith("[key_not_saved]\n"), printed.stderr
+    assert run("keys", "list", "--key-file", keys).stdout == "" and there.read_text() == "another key"
 
 
 def test_what_is_refused(run: Run, tmp_path: Path) -> None:

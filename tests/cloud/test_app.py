@@ -152,6 +152,20 @@ def test_without_keys_everyone_is_one_tenant(
 # Trouble
 
 
+def test_without_keys_no_page_of_another_site_may_ask(
+    serve: Serve, make_service: Callable[..., Service], talking: Gemma3ForCausalLM
+) -> None:
+    """Neither under a name of its own that leads here, nor from its own origin."""
+    with serve(make_service(talking)) as server, client(server, None) as http:
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+            for path in ("/v1/models", "/metrics"):
+                problem(http.get(path, headers=headers), 403, "not_local")
+            assert http.get("/healthz", headers=headers).status_code == 200
+        port = server.url.rpartition(":")[2]
+        for headers in ({}, {"Host": f"localhost:{port}"}, {"Host": "[::1]"}, {"Origin": f"http://127.0.0.1:{port}"}):
+            assert http.get("/v1/models", headers=headers).status_code == 200
+
+
 def test_what_nobody_foresaw(
     server: Any,
     ann: httpx.Client,

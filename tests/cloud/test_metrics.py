@@ -19,6 +19,7 @@ from transformers import Gemma3ForCausalLM
 
 from esrt.cloud.engines.base import Sampling
 from esrt.cloud.metrics import MOST_TENANTS, OTHERS, Metrics, engine_batch, engine_queue, first_token
+from esrt.cloud.security import ANYONE
 from esrt.cloud.service import Service
 from tests.cloud.asking import KEYS, Serve, client, soon
 
@@ -165,6 +166,19 @@ def test_a_stranger_makes_no_tenant(http: httpx.Client) -> None:
     assert http.get("/v1/mallory").status_code == 404
     found = http.get("/metrics").text
     assert "mallory" not in found and set(re.findall(r'tenant="(\w*)"', found)) == {"ann"}
+
+
+def test_a_tenant_sees_its_own_counts_and_prometheus_all() -> None:
+    metrics = Metrics()
+    for name in ("ann", "bob", ANYONE):
+        metrics.tokens.labels(metrics.tenant(name)).inc()
+
+    def seen(reader: str) -> set[str]:
+        return set(re.findall(r'esrt_tokens_total{tenant="(\w+)"}', metrics.text(reader).decode()))
+
+    assert (seen("ann"), seen("carol")) == ({"ann"}, set())
+    assert seen("prometheus") == seen(ANYONE) == {"ann", "bob", ANYONE}
+    assert b"esrt_queue_requests " in metrics.text("ann"), "what is nobody's is everybody's"
 
 
 def test_tenants_are_bounded() -> None:

@@ -12,6 +12,7 @@ from filelock import FileLock
 from starlette.responses import JSONResponse, Response
 
 from esrt.edge.client import Client
+from esrt.edge.http import is_plain
 from esrt.errors import CloudError, ESRTError, ModelError
 from esrt.model import manifest
 
@@ -156,6 +157,34 @@ def test_a_fetched_model_encodes(
     with Client(edge.url) as client:
         assert client.encoder().fingerprint == tiny.fingerprint
         assert client.encoder() is client.encoder()
+
+
+def test_a_device_may_bring_its_own(
+    edge: Any, tmp_path: Path, make_edge: Callable[..., Path], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that the cloud hands out runs then, be it what it is said to be or not."""
+    monkeypatch.setenv("ESRT_CACHE", str(tmp_path / "cache"))
+    own = make_edge()
+    with Client(edge.url, edge=own) as client:
+        assert client.encoder().fingerprint == tiny.fingerprint
+    assert fetched(edge) == [] and not (tmp_path / "cache").exists()
+    error = refused(Client(edge.url, edge=make_edge(fingerprint="ff" * 8)).encoder)
+    assert error.code == "edge_model_mismatch" and "ff" * 8 in str(error) and tiny.fingerprint.hex() in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("http://esrt.example.org", True),
+        ("http://10.0.0.7:8080", True),
+        ("https://esrt.example.org", False),
+        ("http://127.0.0.1:8080", False),
+        ("http://[::1]:8080", False),
+        ("http://localhost", False),
+    ],
+)
+def test_what_can_be_read_on_the_way(url: str, plain: bool) -> None:
+    assert is_plain(url) == plain
 
 
 def test_two_processes_do_not_write_at_once(edge: Any, tmp_path: Path) -> None:
