@@ -28,33 +28,38 @@ if [ "$(cat "$work/unpacked/done" 2>/dev/null)" != "${packages[*]}" ]; then
 fi
 
 # 2. Manifests: human.jsonl; revoiced.jsonl (the same as if others spoke); tuxpaint.jsonl; the games' sentences as
-# programs speak them, pico.jsonl, festival.jsonl, kokoro.jsonl and synth.jsonl (espeak-ng); the prompts' sentences,
-# prompts.jsonl; and two that training never reads, test.jsonl and asterisk-voices.jsonl.
+# programs speak them, pico.jsonl, festival.jsonl, kokoro.jsonl and synth.jsonl (espeak-ng); more.jsonl, in 21 languages, for
+# step 4 alone; the prompts' sentences, prompts.jsonl; and two that training never reads, test.jsonl and asterisk-voices.jsonl.
 # recipes/asterisk-transcripts.jsonl was written by recipes/transcribe_prompts.py.
 data=$work/data
 pico=eng,spa,fra,ita
 prompts=$pico,rus
 into=$prompts,ces,nld,deu,pol,por,swe
-if [ ! -e "$data/revoiced.jsonl" ]; then
-  esrt data asterisk "$work/unpacked" --transcripts "$here/asterisk-transcripts.jsonl" --target $into --out "$data"
-  esrt data fillets "$work/unpacked" --target $into --out "$data"
-  esrt data tuxpaint "$work/unpacked" --target $into,ron,cat,bul,ell,dan --out "$data"
-  cat "$data"/{asterisk,fillets}.jsonl >"$data/human.jsonl"
-  cat "$data"/{asterisk,fillets}-test.jsonl >"$data/test.jsonl"
-  esrt data synth "$work/unpacked" --speaker pico --source $pico,deu --target $into --each 2500 --name pico --out "$data"
-  esrt data synth "$work/unpacked" --speaker festival --source rus,ces,ita --target $into --each 2500 --name festival --out "$data"
-  python "$here/kokoro_clips.py" "$work/unpacked" "$data"
-  esrt data synth "$work/unpacked" --source $prompts,ces,nld --target $into --each 1000 --out "$data"
-  esrt data synth "$data/asterisk.jsonl" --speaker pico --source $pico --target $into --each 500 --name prompts --out "$data"
-  esrt data revoice "$data/asterisk.jsonl" --each 4 --name asterisk-revoiced --out "$data"
-  esrt data revoice "$data/fillets.jsonl" --each 2 --name fillets-revoiced --out "$data"
-  cat "$data"/{asterisk,fillets}-revoiced.jsonl >"$data/revoiced.jsonl"
-fi
+made() { [ -e "$data/$1.jsonl" ] || esrt data "${@:2}" --out "$data"; } # the manifest's name, and what makes it
+spoken() { made "$1" synth "${@:2}" --name "$1"; }
+made asterisk asterisk "$work/unpacked" --transcripts "$here/asterisk-transcripts.jsonl" --target $into
+made fillets fillets "$work/unpacked" --target $into
+made tuxpaint tuxpaint "$work/unpacked" --target $into,ron,cat,bul,ell,dan
+spoken pico "$work/unpacked" --speaker pico --source $pico,deu --target $into --each 2500
+spoken festival "$work/unpacked" --speaker festival --source rus,ces,ita --target $into --each 2500
+[ -e "$data/kokoro.jsonl" ] || python "$here/kokoro_clips.py" "$work/unpacked" "$data"
+spoken synth "$work/unpacked" --source $prompts,ces,nld --target $into --each 1000
+spoken more "$work/unpacked" --source ara,bul,cat,cmn,dan,deu,ell,fin,heb,hrv,hun,ind,kor,nob,pol,por,slk,slv,swe,tur,vie --target eng --each 250
+spoken prompts "$data/asterisk.jsonl" --speaker pico --source $pico --target $into --each 500
+made asterisk-revoiced revoice "$data/asterisk.jsonl" --each 4 --name asterisk-revoiced
+made fillets-revoiced revoice "$data/fillets.jsonl" --each 2 --name fillets-revoiced
+cat "$data"/{asterisk,fillets}.jsonl >"$data/human.jsonl"
+cat "$data"/{asterisk,fillets}-test.jsonl >"$data/test.jsonl"
+cat "$data"/{asterisk,fillets}-revoiced.jsonl >"$data/revoiced.jsonl"
 
 # 3. Stage 0 (CTC), then the paper's stages I to III; the model is written to $work/run/model.
 esrt train esrt-270m --data "$work/data" --run "$work/run"
 
-# 4. Scores on the held-out clips, and on those of other voices.
+# 4. The part that finds the spoken language where the language model errs.
+[ -e "$work/run/model/finder.safetensors" ] ||
+  esrt finder "$work/run/model" --data "$data" --manifest human,revoiced,tuxpaint,pico,festival,kokoro,synth,more --clips 200
+
+# 5. Scores on the held-out clips, and on those of other voices.
 cd "$here/.."
 python -m esrt.bench.training score --data "$work/data" --model "$work/run/model"
 python -m esrt.bench.training voices --data "$work/data" --model "$work/run/model"

@@ -1,7 +1,8 @@
 """The mean of two models' weights, where one was trained from the other: so ESRT-270M is made.
 
 How to run (needs `pip install '.[train]'`): python recipes/mean_of_models.py FIRST SECOND OUT
-Both are folders that training made, the second from the first. Its codebooks are gone: `esrt codebooks OUT`.
+Both are folders that training made, the second from the first. Codebooks and finder are gone: `esrt codebooks OUT` and
+`esrt finder OUT` make them anew.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def main(first: Path, second: Path, out: Path) -> None:
     """Writes `out`: vocabulary and card are the second model's."""
     a, b, lora = checkpoint.load_delta(first), checkpoint.load_delta(second), "llm_delta/adapter_model.safetensors"
     with manifest.whole_folder(out) as work:
-        shutil.copytree(second, work, ignore=shutil.ignore_patterns(manifest.MANIFEST), dirs_exist_ok=True)
+        stale = shutil.ignore_patterns(manifest.MANIFEST, checkpoint.FINDER)
+        shutil.copytree(second, work, ignore=stale, dirs_exist_ok=True)
         save_file(checkpoint.quantise(mean(a.adapter, b.adapter)), work / "adapter.safetensors")
         save_file(mean(a.projector, b.projector), work / "projector.safetensors")
         save_file({"rows": mean({"rows": a.tags}, {"rows": b.tags})["rows"].half()}, work / "tags.safetensors")

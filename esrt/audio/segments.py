@@ -27,14 +27,17 @@ SPEECH, STILL_SPEECH = 0.5, 0.35  # probabilities at which speech begins, and be
 
 # All in frames.
 APART = 31  # 1 s: two utterances, where a pause inside a sentence is shorter
-MARGIN = 6  # 0.2 s around speech: its first and last sounds are quiet
+MARGIN = 15  # 0.5 s around speech are sent along, as models have learned from clips with silence at both ends
+TOLD = 6  # 0.2 s around it belong to it where its times are told: its first and last sounds are quiet
 SHORTEST = 8  # 0.25 s: less, with silence around, is a click or a note
 PAUSE = 3  # 0.1 s: a stop consonant is silent for less
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Speech from second `start` to second `end`; `samples`: float32 [n], 16 kHz, n at most 30 s."""
+    """Speech from second `start` to second `end`; `samples`: float32 [n], 16 kHz, n at most 30 s, with some of the
+    silence around it.
+    """
 
     start: float
     end: float
@@ -152,10 +155,12 @@ class _Cutter:
 
     def _take(self, end: int, goes_on: bool = False) -> Iterator[Segment]:
         """The first `end` frames as a segment, unless they hold no more than a click with silence around it."""
-        samples = np.concatenate(self._frames[:end])
-        start = self._first * FRAME
-        if sum(self._spoken[:end]) >= SHORTEST or goes_on or self._goes_on:
-            yield Segment(start / SAMPLE_RATE, (start + len(samples)) / SAMPLE_RATE, samples)
+        spoken = np.flatnonzero(self._spoken[:end])
+        if len(spoken) >= SHORTEST or goes_on or self._goes_on:
+            samples = np.concatenate(self._frames[:end])
+            first, stop = (max(0, spoken[0] - TOLD), spoken[-1] + 1 + TOLD) if len(spoken) else (0, end)
+            begin, over = self._first * FRAME, min(int(stop) * FRAME, len(samples))
+            yield Segment((begin + int(first) * FRAME) / SAMPLE_RATE, (begin + over) / SAMPLE_RATE, samples)
         self._goes_on = goes_on
         self._drop(end)
 

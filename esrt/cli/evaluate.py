@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
         with Client(args.cloud, speech.read_key(args.key_file)) as client:
             card = client.models()[0]
         made_by["model"] = card.name
-        made_by["edge"] = next(file.sha256 for file in card.edge if file.file == EDGE_MODEL)
+        made_by["edge"] = next((file.sha256 for file in card.edge if file.file == EDGE_MODEL), "")
     try:
         with ExitStack() as opened:
             done = run.run(

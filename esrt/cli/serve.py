@@ -136,6 +136,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen(listener: socket.socket) -> None:
+    """From now on connections wait to be accepted. Raises UsageError `port_taken` where another came first."""
+    try:
+        listener.listen()
+    except OSError as error:
+        port = listener.getsockname()[1]
+        raise UsageError("port_taken", f"Another server listens on port {port} already: choose another.") from error
+
+
 def _serve(
     args: argparse.Namespace,
     keys: Callable[[], Keys] | None,
@@ -155,7 +164,7 @@ def _serve(
     limits = Limits(args.rate, args.concurrent, args.queue, args.deadline)
     start = starter(args.engine, args.flags)
     app = load_app(prepare(args.model), cache, keys, limits, start)
-    listener.listen()
+    listen(listener)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"{'http' if tls is None else 'https'}://{host}:{listener.getsockname()[1]}"
     print(_announcement(url, keys and keys()), file=sys.stderr, flush=True)

@@ -78,7 +78,7 @@ async def _serve(args: argparse.Namespace, key: str | None, listener: socket.soc
             server_header=False,
             timeout_graceful_shutdown=serve.DRAIN_SECONDS,
         )
-        listener.listen()
+        serve.listen(listener)
         base = f"http://{HOST}:{listener.getsockname()[1]}/v1"
         print(
             f"esrt: {name} is listening on {base} for this device: OPENAI_BASE_URL={base}", file=sys.stderr, flush=True

@@ -209,8 +209,8 @@ def _translator(args: argparse.Namespace) -> Translator | OfflineTranslator:
             print(f"esrt: {error} Translating here, by {args.offline}.", file=sys.stderr)
             return offline
     if args.draft:
-        if not args.cloud:
-            raise UsageError("usage", "--draft goes with --cloud; without a cloud, the drafter is a --model like any.")
+        if not args.cloud or args.model:
+            raise UsageError("usage", "--draft goes with --cloud and without --model: alone, a drafter is a --model.")
         warn_if_plain(args.cloud)
         key = read_key(args.key_file)
         return Translator.drafting(args.draft, args.cloud, settings(args), key, args.codec, args.timing, args.patience)
@@ -244,9 +244,10 @@ def settings(args: argparse.Namespace) -> Settings:
     """What the options of `common.settings` say. Raises UsageError."""
     from esrt.decoding import gates
     from esrt.decoding.ugsd import Settings
+    from esrt.translator import prepare
 
     if args.gate == "calibrated":
-        doubt = gates.Calibrated.load(Path(args.draft) / gates.FILE)
+        doubt = gates.Calibrated.load(prepare(args.draft) / gates.FILE)
         return Settings(args.gamma, args.rank, args.block, args.ahead, lambda: gates.Largest(doubt))
     return Settings(args.gamma, args.rank, args.block, args.ahead, lambda: gates.Largest(gates.GATES[args.gate]))
 

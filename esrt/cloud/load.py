@@ -13,7 +13,7 @@ from esrt.cloud.service import Service
 from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.languages import CORE
-from esrt.model import checkpoint
+from esrt.model import checkpoint, finder
 from esrt.model.language_model import eos_ids, load_language_model, load_tokenizer
 from esrt.model.outputs import trim
 from esrt.model.precision import decoding_type
@@ -69,6 +69,7 @@ def load_service(folder: Path, start: Start = start_transformers) -> Service:
         config.adapter.queries,
         config.adapter.width,
         branch=config.branch,
+        finder=finder.load(folder),
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +41,7 @@ class Service:
 
     `projector` maps float32 rows [queries, width] to [queries, engine.width]; `tables` and `fingerprint` (8 bytes) are
     those of the edge model whose frames it reads; `max_new_tokens` bounds the transcript and each translation; `branch`
-    is that of config.ModelConfig.
+    is that of config.ModelConfig; `finder`, if any, tells the language of a frame's rows (model.finder).
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Service:
         width: int,
         max_new_tokens: int = 200,
         branch: Literal["smt", "srt"] = "smt",
+        finder: Callable[[Rows], str | None] | None = None,
     ) -> None:
         self.engine, self.tokenizer = engine, tokenizer
         self.frame_cap = max(size(codec, queries, width) for codec in CODECS.values())
@@ -66,7 +67,7 @@ class Service:
         self._thread = ThreadPoolExecutor(1, "esrt-projector")
         self._tables = tables
         self._fingerprint, self._queries, self._width = fingerprint, queries, width
-        self._max_new_tokens, self._branch = max_new_tokens, branch
+        self._max_new_tokens, self._branch, self._finder = max_new_tokens, branch, finder
 
     def read(self, data: bytes) -> Frame:
         """Bytes from anywhere -> a frame of this model, all of its checks passed. Raises FrameError."""
@@ -91,47 +92,27 @@ class Service:
 
         `salt` names who asks: the engine shares nothing between two of them (engines.base.Sampling).
         Texts come in pieces (a transcript's language is None while the model has not named it), the last event is
-        `done`. Pieces of the translations come in any order.
+        `done`. Pieces of the translations come in any order. A transcript that a finder judges comes whole.
         """
         if self._branch == "srt" and request.from_ is None and request.task != "caption":
             raise CloudError("source_needed", "This model must be told which language is spoken: name it.", 400)
         began = time.perf_counter()
         with tracing.span("projection"):
             audio = await self.project(frame)
-        heard: list[int] = []
-        source, tokens, shown = request.from_, 0, Deltas()
-        prompt = [] if source is None else [self._text.tags[source]]
         sampling = Sampling(self._max_new_tokens, frozenset(self._text.codes), request.beam, salt)  # a tag ends a text
-        if request.task != "caption":
-            async with aclosing(self._generate("transcript", audio, prompt, sampling)) as ids:
-                async for token in ids:
-                    if not tokens:
-                        self._first_token.observe(time.perf_counter() - began)
-                    tokens += 1
-                    if token in self._text.codes:
-                        source = source or self._text.codes[token]
-                        break
-                    heard.append(token)
-                    if delta := shown.next(self._text.read(Task.ASR, heard, source)):
-                        yield Event("transcript", {"language": source, "text": delta})
-                    if again := circles(heard):
-                        del heard[-again:]
-                        break
-            transcript = self._text.read(Task.ASR, heard, source)
-            if not transcript:  # of noise a model may name a language all the same
-                source = request.from_
-            elif source is None:
-                source, tokens = await self._name(audio, heard, salt), tokens + 1
-            if rest := shown.next(transcript):
-                yield Event("transcript", {"language": source, "text": rest})
+        heard, translations = _Heard(request.from_), dict.fromkeys(request.to, "")
+        if request.task == "caption":
+            known, targets = self._text.caption, request.to
+        else:
+            async with aclosing(self._transcribe(frame, audio, heard, sampling, began)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
             # Silence stays silence, and a translation into the language that was spoken is the transcript.
-            translations = {code: transcript if code == source else "" for code in request.to}
-            targets = [code for code in request.to if transcript and code != source]
-            known = heard if source is None else [*heard, self._text.tags[source]]
-        else:
-            transcript, known, targets = "", self._text.caption, request.to
-            translations = dict.fromkeys(targets, "")
+            translations = {code: heard.text if code == heard.source else "" for code in request.to}
+            targets = [code for code in request.to if heard.text and code != heard.source]
+            known = heard.ids if heard.source is None else [*heard.ids, self._text.tags[heard.source]]
+        source, tokens = heard.source, heard.tokens
         async with aclosing(self._fork(audio, known, source, targets, sampling)) as branches:
             async for item in branches:
                 if isinstance(item, Event):
@@ -140,7 +121,7 @@ class Service:
                     translations[item.target] = item.text
                     tokens += item.tokens
         usage = Usage(size(frame.codec, frame.queries, frame.width), tokens, round(time.perf_counter() - began, 4))
-        answer = TranslationResponse(source, transcript, translations, frame.id, usage)
+        answer = TranslationResponse(source, heard.text, translations, frame.id, usage)
         yield Event("done", answer.to_json())
 
     def audio(self, frame: Frame) -> Rows:
@@ -150,6 +131,50 @@ class Service:
     async def project(self, frame: Frame) -> Rows:
         """The same, while the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.audio, frame)
+
+    async def _transcribe(
+        self, frame: Frame, audio: Rows, heard: _Heard, sampling: Sampling, began: float
+    ) -> AsyncGenerator[Event, None]:
+        """Transcribes into `heard`; where the finder is sure of another language than the LLM, anew in that one."""
+        sure = self._finder(decode(frame, self._tables)) if self._finder and heard.source is None else None
+        if sure is not None:
+            async with aclosing(self._hear(audio, heard, sampling, began)) as held:
+                async for _ in held:
+                    pass
+            if heard.source in (None, sure):
+                if heard.text:
+                    yield Event("transcript", {"language": sure, "text": heard.text})
+                return
+            heard.source, heard.ids = sure, []
+        async with aclosing(self._hear(audio, heard, sampling, began)) as pieces:
+            async for piece in pieces:
+                yield Event("transcript", {"language": heard.source, "text": piece})
+
+    async def _hear(self, audio: Rows, heard: _Heard, sampling: Sampling, began: float) -> AsyncGenerator[str, None]:
+        """Transcribes into `heard`, whose source is told to the model where it has one; gives the text in pieces."""
+        told, shown = heard.source, Deltas()
+        prompt = [] if told is None else [self._text.tags[told]]
+        async with aclosing(self._generate("transcript", audio, prompt, sampling)) as ids:
+            async for token in ids:
+                if not heard.tokens:
+                    self._first_token.observe(time.perf_counter() - began)
+                heard.tokens += 1
+                if token in self._text.codes:
+                    heard.source = told or self._text.codes[token]
+                    break
+                heard.ids.append(token)
+                if delta := shown.next(self._text.read(Task.ASR, heard.ids, heard.source)):
+                    yield delta
+                if again := circles(heard.ids):
+                    del heard.ids[-again:]
+                    break
+        heard.text = self._text.read(Task.ASR, heard.ids, heard.source)
+        if not heard.text:  # of noise a model may name a language all the same
+            heard.source = told
+        elif heard.source is None:
+            heard.source, heard.tokens = await self._name(audio, heard.ids, sampling.salt), heard.tokens + 1
+        if rest := shown.next(heard.text):
+            yield rest
 
     async def _name(self, audio: Rows, heard: list[int], salt: str) -> str | None:
         """The likeliest language of a transcript that has ended without its tag: too long, or in circles."""
@@ -220,6 +245,16 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class _Heard:
+    """A transcript as it is written. `source` is its language, once that is known; `ids` are without its tag."""
+
+    source: str | None
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

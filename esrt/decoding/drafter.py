@@ -18,7 +18,8 @@ from esrt.cloud.text import Text
 from esrt.config import ModelConfig
 from esrt.decoding.gates import Guess, guess
 from esrt.errors import ModelError
-from esrt.model import checkpoint
+from esrt.model import checkpoint, finder
+from esrt.model.finder import Finder
 from esrt.model.language_model import eos_ids, load_language_model, load_tokenizer
 from esrt.model.outputs import trim
 from esrt.model.precision import decoding_type
@@ -43,9 +44,10 @@ class Drafter:
         eos_ids: Iterable[int],
         outputs: Tensor | None = None,
         branch: Literal["smt", "srt"] = "smt",
+        finder: Finder | None = None,
     ) -> None:
         """`llm` is a transformers Gemma3ForCausalLM in eval mode; `outputs` [n] are the ids it may write, None: all;
-        `branch` is that of config.ModelConfig.
+        `branch` is that of config.ModelConfig; `finder` tells the language of rows, where the model has one.
         """
         model: Any = llm
         self._llm, self._projector, self._tables = model, projector, tables
@@ -54,7 +56,9 @@ class Drafter:
         self._embedding = model.get_input_embeddings()
         if outputs is not None:
             trim(model, outputs)
-        self._outputs, self.branch = outputs, branch
+        self._outputs, self.branch, self._finder = outputs, branch, finder
+        self.found: str | None = None
+        """The language that a finder tells of the clip."""
         self._audio = torch.empty(0, 0)
         self._kv: KeyValues | None = None
         self._ids: list[int] = []  # what the cache holds after the audio rows
@@ -66,8 +70,9 @@ class Drafter:
             raise ModelError(
                 "pair_mismatch", "The drafter belongs to another model's device half: make one from this model."
             )
-        rows = torch.from_numpy(codecs.decode(frame, self._tables))
-        self._audio = self._projector(rows[None])[0].to(self._embedding.weight.dtype)
+        rows = codecs.decode(frame, self._tables)
+        self.found = None if self._finder is None else self._finder(rows)
+        self._audio = self._projector(torch.from_numpy(rows)[None])[0].to(self._embedding.weight.dtype)
         self._kv, self._ids = None, []
 
     def asked(self, known: list[int], target: str) -> list[int]:
@@ -116,4 +121,5 @@ def load(folder: Path) -> Drafter:
         eos_ids(llm),
         checkpoint.load_outputs(folder),
         ModelConfig.load(folder / "config.json").branch,
+        finder.load(folder),
     )

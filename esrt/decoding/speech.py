@@ -80,16 +80,10 @@ class Speculative:
         text = self._drafter.text
         if task == "caption":
             return self._answer(read.id, len(frame), None, "", self._captions(clip, to))
-        heard = self._write(clip, [] if source is None else [text.tags[source]])
         told = source
-        if heard and heard[-1] in text.codes:
-            source = source or text.codes[heard[-1]]
-            heard = heard[:-1]
-        transcript = text.read(Task.ASR, heard, source)
-        if not transcript:
-            source = told
-        elif source is None:
-            source = self._drafter.name(heard)
+        source, heard, transcript = self._hear(clip, told)
+        if told is None and transcript and self._drafter.found not in (None, source):
+            source, heard, transcript = self._hear(clip, self._drafter.found)
         known = heard if source is None else [*heard, text.tags[source]]
         translations = {}
         for code in to:
@@ -99,6 +93,18 @@ class Speculative:
                 ids = self._write(clip, self._drafter.asked(known, code))
                 translations[code] = text.read(Task.SMT, [i for i in ids if i not in text.codes], source, code)
         return self._answer(read.id, len(frame), source, transcript, translations)
+
+    def _hear(self, clip: _Clip | _Alone, told: str | None) -> tuple[str | None, list[int], str]:
+        """A transcript, in the language `told` where there is one: its language, ids and text."""
+        text, source = self._drafter.text, told
+        heard = self._write(clip, [] if told is None else [text.tags[told]])
+        if heard and heard[-1] in text.codes:
+            source = told or text.codes[heard[-1]]
+            heard = heard[:-1]
+        transcript = text.read(Task.ASR, heard, source)
+        if not transcript:
+            return told, heard, ""
+        return source or self._drafter.name(heard), heard, transcript
 
     def _captions(self, clip: _Clip | _Alone, to: Sequence[str]) -> dict[str, str]:
         text, found = self._drafter.text, {}

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from esrt.errors import UsageError
+from esrt.errors import AudioError, UsageError
 from esrt.evaluate import results
 from esrt.train.manifest import Row, check
 
@@ -38,11 +38,15 @@ class Clip:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a system made of a clip. `source` is the language it found, or was told; None where it names none."""
+    """What a system made of a clip. `source` is the language it found, or was told; None where it names none.
+
+    `error` says why a clip could not be read; then there is nothing else.
+    """
 
     source: str | None
     transcript: str
     translations: Mapping[str, str]
+    error: AudioError | None = None
 
 
 System = Callable[[Sequence[Clip]], Iterator[Answer]]
@@ -76,8 +80,8 @@ def run(
     are not mixed with these. Of the rows: those of the languages `sources` and `targets` that are no captions, and of
     them at most `each` recordings a spoken language, drawn with a fixed seed.
 
-    Raises UsageError: those of `manifest.check`, `no_rows`, `resume_mismatch`, `not_saved`; and whatever the system
-    raises, after the results before it are written.
+    Raises UsageError: those of `manifest.check`, `no_rows`, `resume_mismatch`, `not_saved`; whatever the system raises,
+    after the results before it are written; and AudioError of the first clip that cannot be read, after all others.
     """
     rows = [
         row
@@ -99,12 +103,19 @@ def run(
         for (audio, source), own in groups.items()
     ]
     asked, folder = system() if clips else None, manifest.parent.resolve()
+    unread: list[AudioError] = []
     began = time.perf_counter()  # loading a model is not what its speed is
     if asked is not None:
         with out.open("ab") as file, closing(_shown(asked(clips), len(clips))) as shown:
             for (audio, _), own, answer in zip(groups, groups.values(), shown, strict=True):
+                if answer.error is not None:
+                    unread.append(answer.error)
+                    continue
                 named_so = str(Path(audio).relative_to(folder)) if Path(audio).is_relative_to(folder) else audio
                 results.append(file, [_result(row, named_so, named, answer) for row in own])
+    if unread:
+        rest = f" (and {len(unread) - 1} more)" if unread[1:] else ""
+        raise AudioError(unread[0].code, f"All but what cannot be read is done: {unread[0]}{rest}")
     return Done(len(rows) - len(todo), len(todo), len(clips), time.perf_counter() - began)
 
 

@@ -29,7 +29,7 @@ def through(translator: Translates) -> System:
         try:
             result = translator.translate(clip.audio, clip.targets, clip.told)
         except AudioError as error:
-            raise AudioError(error.code, f"{clip.audio}: {error}") from error
+            return Answer(None, "", {}, AudioError(error.code, f"{clip.audio}: {error}"))
         return Answer(result.source, result.transcript, result.translations)
 
     def system(clips: Sequence[Clip]) -> Iterator[Answer]:

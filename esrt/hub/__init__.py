@@ -25,10 +25,13 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def cache_dir() -> Path:
-    """Where built models are kept: ESRT_CACHE, else XDG_CACHE_HOME/esrt, else ~/.cache/esrt."""
+    """Where built models are kept: ESRT_CACHE, else XDG_CACHE_HOME/esrt, else ~/.cache/esrt. Raises ModelError."""
     if own := os.environ.get("ESRT_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "esrt"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "esrt"
+    except RuntimeError as error:  # a container's user may have no home
+        raise ModelError("cache_not_writable", "There is no home folder: name a folder by ESRT_CACHE.") from error
 
 
 def resolve(name: str, progress: Progress | None = None, trust_remote_code: bool = False) -> Path:
@@ -109,7 +112,13 @@ def _locate(name: str, *, fetch: bool = True) -> Path:
         )
     if _REPOSITORY.fullmatch(name) and fetch:
         found = huggingface.fetch(name, release.DESCRIPTION)
-        return found if release.is_release(found) else huggingface.fetch(name)
+        if release.is_release(found):
+            return found
+        try:
+            ModelConfig.load(found / "config.json")  # before gigabytes of something else
+        except ModelError as error:
+            raise ModelError("model_not_found", f"{name} is no ESRT model, by its config.json.") from error
+        return huggingface.fetch(name, build.FILES)
     raise ModelError(
         "model_not_found",
         f"There is no model {name!r}: name a folder, a repository of Hugging Face (owner/name), or one of "

@@ -20,6 +20,9 @@ Progress = Callable[[str, float], None]
 BUILD = 2
 DELTA_FILES = ("config.json", "adapter.safetensors", "projector.safetensors", "codec.safetensors", "tags.safetensors")
 
+FILES = ["*.json", "*.safetensors", "*.onnx", "*.onnx.data", "*.md"]
+"""What a model folder may have, as patterns."""
+
 
 @contextmanager
 def _source(weights: str, scratch: Path) -> Iterator[tuple[Path, str]]:
@@ -95,7 +98,7 @@ def make_ready(delta: Path, folder: Path, base: Callable[[str], Path | None], pr
         if not (delta / name).is_file():
             raise ModelError("model_damaged", f"{delta / name} is missing: fetch or save the model anew.")
         shutil.copyfile(delta / name, folder / name)
-    for name in (CARD, "llm_delta", checkpoint.OUTPUTS):
+    for name in (CARD, "llm_delta", checkpoint.OUTPUTS, checkpoint.FINDER):
         if (delta / name).is_dir():
             shutil.copytree(delta / name, folder / name)
         elif (delta / name).is_file():

@@ -2,6 +2,7 @@
 
     config.json  adapter.safetensors  projector.safetensors  codec.safetensors  tags.safetensors  llm_delta/  card.md
     outputs.safetensors, where the LLM shall not write every token
+    finder.safetensors, where the language is found from a frame (esrt.model.finder)
     and, where it is ready to run:  llm/ (tags and LoRA merged)  whisper/ (the encoder)  edge.onnx
 
 Every folder has a MANIFEST.json. safetensors and ONNX only: nothing is ever unpickled.
@@ -32,6 +33,7 @@ from esrt.wire.rvq import Codebooks
 State = dict[str, Tensor]
 
 OUTPUTS = "outputs.safetensors"
+FINDER = "finder.safetensors"
 CODEC = "codec.safetensors"
 
 RVQ = "rvq."

@@ -250,6 +250,8 @@ def merge_lora(llm: Gemma3ForCausalLM, folder: Path) -> Gemma3ForCausalLM:
         return llm
     from peft import PeftModel
 
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would unpickle another form
+        raise ModelError("model_damaged", f"{folder} has no LoRA in safetensors: fetch or save the model anew.")
     try:
         with quiet():
             return PeftModel.from_pretrained(llm, str(folder)).merge_and_unload()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -46,13 +46,17 @@ def trained(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def place(folder: Path) -> Place | None:
-    """Where the run in `folder` stands; None where it has no state yet."""
+    """Where the run in `folder` stands; None where it has no state yet. Raises UsageError `run_damaged`."""
     if not (folder / FILE).exists():
         return None
-    with safe_open(folder / FILE, "pt") as file:
-        at = json.loads(file.metadata()["place"])
-    tasks = {task: (factor, loss) for task, (factor, loss) in at["tasks"].items()}
-    return Place(at["stage"], at["step"], at["bf16"], tasks)
+    try:
+        with safe_open(folder / FILE, "pt") as file:
+            at = json.loads(file.metadata()["place"])
+        tasks = {task: (factor, loss) for task, (factor, loss) in at["tasks"].items()}
+        return Place(at["stage"], at["step"], at["bf16"], tasks)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        text = f"{folder / FILE} is damaged, or no state of a run: name another --run, or remove it and begin anew."
+        raise UsageError("run_damaged", text) from error
 
 
 def same_run(

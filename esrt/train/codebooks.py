@@ -7,7 +7,7 @@ with a model because each stage has a small subspace of its own, in the coordina
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     whisper = load_file(base(config.encoder.weights) / "model.safetensors")
     features = cached_frames(data / "features", chosen, config, whisper, device)
-    rows = rows_of(load_adapter(folder, config).to(device), features, chosen)
+    heard = batches(load_adapter(folder, config).to(device), features, chosen)
+    rows = np.concatenate([made.half().cpu().numpy() for _, made in heard])
     if rows.shape[0] * rows.shape[1] < _FEWEST_ROWS * WORDS:
         raise UsageError("too_few_clips", f"{len(rows)} clips are too few to train codebooks: take more (--clips).")
     tables = checkpoint.read_state(folder / checkpoint.CODEC)
@@ -84,19 +85,20 @@ def load_adapter(folder: Path, config: ModelConfig) -> QFormer:
     return adapter.eval()
 
 
-@torch.inference_mode()
-def rows_of(adapter: QFormer, features: Features, audios: Sequence[str]) -> npt.NDArray[np.float16]:
-    """What the adapter makes of clips whose frames are cached: float16 [clips, queries, width]; empty ones left out."""
+def batches(adapter: QFormer, features: Features, audios: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
+    """What the adapter makes of clips whose frames are cached: some of them and their rows float32 [n, queries, width],
+    shortest first; empty ones left out.
+    """
     lengths = {audio: features.index[audio][1] for audio in audios}
     heard = sorted((audio for audio in audios if lengths[audio]), key=lengths.__getitem__)
     device = adapter.queries.device
-    made = np.empty((len(heard), *adapter.queries.shape), np.float16)
     for first in tqdm(range(0, len(heard), _BATCH), desc="rows", disable=None):
-        batch = [torch.from_numpy(features.get(audio).astype(np.float32)) for audio in heard[first : first + _BATCH]]
+        some = heard[first : first + _BATCH]
+        batch = [torch.from_numpy(features.get(audio).astype(np.float32)) for audio in some]
         frames = pad_sequence(batch, batch_first=True).to(device)
         counts = torch.tensor([len(each) for each in batch], device=device)
-        made[first : first + len(batch)] = adapter(frames, counts).cpu().numpy()
-    return made
+        with torch.inference_mode():
+            yield some, adapter(frames, counts)
 
 
 def int4(rows: npt.NDArray[np.floating]) -> dict[str, Tensor]:

@@ -182,7 +182,7 @@ class Source:
                 raise UsageError("no_features", f"No clip of {name} has cached frames in {data}: train a model first.")
         back = [clip for found in sets.values() for clip in found if held_back(clip)]
         self.back = random.Random(plan.seed).sample(back, min(64, len(back)))
-        taught = {name: [clip for clip in found if not held_back(clip)] for name, found in sets.items()}
+        taught = {name: [clip for clip in found if not held_back(clip)] or found for name, found in sets.items()}
         self._sampler = Sampler(taught, dict(plan.weights), plan.seed)
         self._plan, self._tokenizer, self._end = plan, tokenizer, end
         self._adapter = QFormer(config.adapter, config.encoder.width).eval().requires_grad_(False)

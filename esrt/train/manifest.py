@@ -67,6 +67,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, entry
 
 
+def is_text(text: str) -> bool:
+    """Whether a string is of whole characters: JSON can spell half of one, which no tokenizer and no file takes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def bad_row(path: Path, number: int, reason: str) -> UsageError:
     """The error for line `number` of a JSONL file."""
     return UsageError("manifest_bad_row", f"{path}, line {number}: {reason}. docs/data.md shows how a line looks.")
@@ -118,6 +123,8 @@ def _wrong(entry: dict[str, Any]) -> str:
             return f"the field {name!r} is missing"
         if not isinstance(entry[name], str):
             return f"the field {name!r} is not a string"
+        if not is_text(entry[name]):
+            return f"the field {name!r} has half of a character (a lone surrogate)"
         if "\0" in entry[name]:
             return f"the field {name!r} has a NUL character"
     for name in ("id", "audio"):

@@ -247,7 +247,9 @@ def table() -> str:
         recipe = make()
         for stage in recipe.stages:
             tasks = " ".join(f"{task}={share:g}" for task, share in stage.tasks.items())
-            if stage.objective != "llm":
+            if stage.objective == "hide":
+                tasks = "-"
+            elif stage.objective != "llm":
                 tasks = f"ctc told=+{stage.told_weight:g}" if stage.told_weight else "ctc"
             elif stage.ctc_weight:
                 tasks += f" ctc=+{stage.ctc_weight:g}"

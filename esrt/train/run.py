@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from esrt.errors import UsageError
 from esrt.train import finish, setup
 from esrt.train.recipes import Recipe
 
@@ -11,10 +12,13 @@ from esrt.train.recipes import Recipe
 def run(recipe: Recipe, data: Path, folder: Path) -> None:
     """Trains a recipe on the manifests in `data`, state and log in `folder`; a run that was stopped goes on.
 
-    The main process prints the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible) and
-    ModelError.
+    The main process prints the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible,
+    run_...) and ModelError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("run_not_writable", f"{folder} cannot be a run's folder: {error.strerror}.") from error
     trainer = setup.build(recipe, data, folder)
     trainer.accelerator.init_trackers(recipe.name)
     trainer.run()

@@ -148,8 +148,8 @@ def split(sets: Mapping[str, Sequence[Clip]]) -> tuple[dict[str, list[Clip]], di
     left = {}
     for name, found in sets.items():
         taken = {clip.audio for clip in back[name]}
-        others = [clip for clip in found if clip.audio not in taken]
-        # A manifest of one sentence would have nothing left.
+        # A manifest of one sentence, or of one clip, would have nothing left.
+        others = [clip for clip in found if clip.audio not in taken] or list(found)
         left[name] = [clip for clip in others if (clip.source, plain(clip.transcript)) not in said] or others
     return left, back
 

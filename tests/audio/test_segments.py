@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from esrt.audio.io import Sound, load
 from esrt.audio.samples import Samples
-from esrt.audio.segments import FRAME, MARGIN, SHORTEST, Segment, cut, segments
+from esrt.audio.segments import FRAME, MARGIN, SHORTEST, TOLD, Segment, cut, segments
 from esrt.config import SAMPLE_RATE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -61,19 +61,28 @@ def test_segments_hold_all_speech_once_in_order_and_fit(
     covered = np.zeros(count, bool)
     for segment in found:
         assert 0 < len(segment.samples) <= longest * SAMPLE_RATE
-        start, end = round(segment.start * SAMPLE_RATE), round(segment.end * SAMPLE_RATE)
+        start, end = _heard(segment)
         np.testing.assert_array_equal(segment.samples, whole[start:end])
         assert start % FRAME == 0
+        assert start <= round(segment.start * SAMPLE_RATE) < round(segment.end * SAMPLE_RATE) <= end
         covered[start // FRAME : -(-end // FRAME)] = True
-    assert all(before.end <= after.start for before, after in pairwise(found)), "in order, without overlap"
+    assert all(_heard(before)[1] <= _heard(after)[0] for before, after in pairwise(found)), "in order, without overlap"
     edges = np.flatnonzero(np.diff(np.array([False, *spoken, False], np.int8)))
     for begin, stop in zip(edges[::2], edges[1::2], strict=True):
         if stop - begin >= SHORTEST:
             assert covered[begin:stop].all(), "speech was lost"
-    # Silence goes along only around speech and between what is close.
+    # Silence goes along only around speech and between what is close, and less of it is told.
     for segment in found:
-        begin, stop = round(segment.start * SAMPLE_RATE / FRAME), round(segment.end * SAMPLE_RATE / FRAME + 0.499)
-        assert spoken[begin : begin + MARGIN + 1].any() and spoken[max(0, stop - MARGIN - 1) : stop].any()
+        told = round(segment.start * SAMPLE_RATE), round(segment.end * SAMPLE_RATE)
+        for (start, end), margin in ((_heard(segment), MARGIN), (told, TOLD)):
+            begin, stop = start // FRAME, -(-end // FRAME)
+            assert spoken[begin : begin + margin + 1].any() and spoken[max(0, stop - margin - 1) : stop].any()
+
+
+def _heard(segment: Segment) -> tuple[int, int]:
+    """Where its samples begin and end, which know their own places."""
+    start = int(segment.samples[0])
+    return start, start + len(segment.samples)
 
 
 def _speech(plan: list[tuple[float, float]]) -> list[Segment]:

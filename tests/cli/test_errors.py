@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from esrt.cli import serve
+from esrt.errors import UsageError
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -42,6 +45,7 @@ def nobody() -> str:
         (["translate", "clip.wav", "--to", "deu", "--codec", "mp3"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--key-file", "k"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--edge", "edge.onnx"], "usage"),
+        (["translate", "/dev/null", "--to", "deu", "--draft", "d", "--cloud", "c", "--edge", "edge.onnx"], "usage"),
         (["translate", "clip.wav", "--to", "deu", "--gamma", "3"], "usage"),
         (["transcribe", "clip.wav", "--patience", "5"], "usage"),
         (["translate", "clip.wav", "--to", ","], "no_language"),
@@ -110,6 +114,15 @@ def test_a_port_that_is_taken(run: Run) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         refused(run("serve", "--no-auth", "--port", str(taken.getsockname()[1])), "port_taken")
+
+
+def test_two_servers_that_begin_at_once() -> None:
+    """Both may bind one port; the one that is loaded first has it."""
+    with serve.bind("127.0.0.1", 0) as first, serve.bind("127.0.0.1", first.getsockname()[1]) as second:
+        serve.listen(first)
+        with pytest.raises(UsageError) as caught:
+            serve.listen(second)
+    assert caught.value.code == "port_taken"
 
 
 def test_a_bad_file_among_good_ones_costs_only_itself(run: Run, examples: Path, model: Path, tmp_path: Path) -> None:

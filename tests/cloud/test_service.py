@@ -67,7 +67,11 @@ class Scripted:
 
 @pytest.fixture
 def scripted(tokenizer: Tokenizer) -> Callable[..., tuple[Service, Scripted]]:
-    def make(answers: dict[str, str | list[int]], fails: str | None = None) -> tuple[Service, Scripted]:
+    def make(
+        answers: dict[str, str | list[int]],
+        fails: str | None = None,
+        finder: Callable[[Rows], str | None] | None = None,
+    ) -> tuple[Service, Scripted]:
         def ids(text: str) -> list[int]:
             return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
 
@@ -78,7 +82,7 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., tuple[Service, Scripted]]:
         engine = Scripted(said, None if fails is None else ids(fails)[0])
         tables = Tables(np.ones(6, np.float32))
         service = Service(
-            engine, tokenizer, lambda rows: np.zeros((len(rows), 4), np.float32), tables, b"\0" * 8, queries=2, width=6
+            engine, tokenizer, lambda rows: np.zeros((len(rows), 4), np.float32), tables, b"\0" * 8, 2, 6, finder=finder
         )
         return service, engine
 
@@ -90,6 +94,44 @@ FRAME = Frame(2, 2, 6, b"\0" * 8, bytes(12))
 
 def ask(service: Service, to: list[str], source: str | None = None) -> TranslationResponse:
     return asyncio.run(service.translate(FRAME, TranslationRequest("", to, source)))
+
+
+def test_a_finder_that_is_sure_of_another_language_is_believed(scripted: Any, tokenizer: Tokenizer) -> None:
+    """The transcript is written anew in it; a request that names a language is believed more."""
+    seen: list[Rows] = []
+
+    def finder(rows: Rows) -> str:
+        seen.append(rows)
+        return "ita"
+
+    answers = {"": " Hola.<|spa|>", "<|ita|>": " Ciao.", "<|spa|>": " Hola.", "<|deu|>": "Hallo."}
+    service, engine = scripted(answers, finder=finder)
+    events = events_of(service, ["deu"])
+    pieces = [event.data for event in events if event.name == "transcript"]
+    assert {piece["language"] for piece in pieces} == {"ita"} and "".join(p["text"] for p in pieces) == "Ciao."
+    assert events[-1].data["source"] == "ita" and events[-1].data["translations"] == {"deu": "Hallo."}
+    assert events[-1].data["usage"]["tokens"] == 7 + 6 + 6, "what was written in vain is counted too"
+    ita = tokenizer.token_to_id("<|ita|>")
+    heard = [*tokenizer.encode(" Ciao.").ids, ita, tokenizer.token_to_id("<|deu|>")]
+    assert engine.prompts == [[0, 0], [0, 0, ita], [0, 0, *heard]]
+    assert [rows.shape for rows in seen] == [(2, 6)], "the rows as they were sent"
+    named = ask(service, ["deu"], "spa")
+    assert (named.source, named.transcript, len(seen)) == ("spa", "Hola.", 1)
+
+
+@pytest.mark.parametrize("found", ["spa", None])
+def test_a_finder_that_agrees_or_is_not_sure_changes_nothing(scripted: Any, found: str | None) -> None:
+    service, engine = scripted({"": " Hola.<|spa|>"}, finder=lambda rows: found)
+    events = events_of(service, [])
+    pieces = [event.data for event in events if event.name == "transcript"]
+    assert "".join(piece["text"] for piece in pieces) == "Hola." and len(engine.prompts) == 1
+    assert pieces[-1]["language"] == ("spa" if found else None) and (len(pieces) == 1) == (found is not None)
+    assert events[-1].data["source"] == "spa"
+
+
+def test_of_silence_no_language_is_found(scripted: Any) -> None:
+    service, engine = scripted({"": "<|eng|>"}, finder=lambda rows: "ita")
+    assert ask(service, ["deu"]).source is None and len(engine.prompts) == 1
 
 
 def events_of(service: Service, to: list[str]) -> list[Event]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from esrt.errors import UsageError
+from esrt.errors import AudioError, UsageError
 from esrt.evaluate import results
 from esrt.evaluate.run import Answer, Clip, Done, System, run
+from esrt.evaluate.systems import through
 from tests.evaluate.conftest import Make, made
 
 ROWS = [("a", "fra", ""), ("a", "fra", "eng"), ("a", "fra", "deu"), ("b", "spa", "eng"), ("c", "spa", "eng")]
@@ -93,6 +94,21 @@ def test_a_run_that_broke_goes_on(manifest: Make, tmp_path: Path, torn: bytes) -
     assert len(results.read(out)) == len(out.read_text().splitlines()) == 5
     third = Recorder()
     assert go(path, out, third).results == 0 and not third.asked
+
+
+def test_a_clip_that_cannot_be_read_costs_only_itself(manifest: Make, tmp_path: Path) -> None:
+    class Translator:
+        def translate(self, audio: str, to: Sequence[str], source: str | None = None) -> Answer:
+            if Path(audio).stem == "b":
+                raise AudioError("audio_not_readable", "This is no sound.")
+            return Answer("fra", "heard", dict.fromkeys(to, "said"))
+
+    out = tmp_path / "out.jsonl"
+    for _ in range(2):  # again, as the sound may have been mended
+        with pytest.raises(AudioError, match=r"All but .*b\.wav: This is no sound") as refused:
+            run(manifest(ROWS), out, lambda: through(Translator()), ME)
+        assert refused.value.code == "audio_not_readable"
+        assert {one.id for one in results.read(out)} == {"a", "c"}
 
 
 def test_only_the_targets_that_lack_are_asked(manifest: Make, tmp_path: Path) -> None:

@@ -214,6 +214,14 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert hub.cache_dir() == tmp_path / ".cache" / "esrt"
 
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(ModelError, match="ESRT_CACHE") as refused:
+        hub.cache_dir()
+    assert refused.value.code == "cache_not_writable"
+
 
 def test_names_that_stand_for_nothing(tmp_path: Path) -> None:
     assert code("ESRT-9000") == "model_not_found"

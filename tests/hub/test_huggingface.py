@@ -105,6 +105,14 @@ def test_a_repository_of_the_hub(
     assert hub.resolve("me/tiny") == folder, "offline, what was fetched is found again"
 
 
+def test_what_is_no_model_of_ours_is_not_fetched(server: type[Hub], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    server.folder = tmp_path
+    assert code("me/tiny") == "model_not_found"
+    assert not [line for line in server.asked if "safetensors" in line]
+
+
 def test_a_disk_without_room(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from esrt.config import ModelConfig
 from esrt.errors import ModelError
@@ -120,6 +120,11 @@ def test_the_lora_adds_what_it_learned(delta: checkpoint.Delta, lora: PeftModel,
     with pytest.raises(ModelError) as caught:
         language_model.merge_lora(language_model.load_language_model(gemma), folder)
     assert caught.value.code == "model_damaged"
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(get_peft_model_state_dict(lora), folder / "adapter_model.bin")
+    with pytest.raises(ModelError) as caught:
+        language_model.merge_lora(language_model.load_language_model(gemma), folder)
+    assert caught.value.code == "model_damaged" and "safetensors" in str(caught.value), "and is not unpickled"
 
 
 @pytest.mark.parametrize("longest", [0, 31, "8", None])

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from esrt.model import checkpoint, language_model, manifest
+from esrt.model import checkpoint, finder, language_model, manifest
 from tests.model import tiny
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "mean_of_models.py"
@@ -34,6 +34,7 @@ def test_each_tensor_is_half_of_both(whisper: Path, gemma: Path, tmp_path: Path)
     for parameter in lora.parameters():
         parameter.data += 1
     checkpoint.save(second, moved, lora, small=True)
+    finder.save(second, ["deu", "fra"], torch.zeros(2, tiny.WIDTH), torch.zeros(2))
 
     subprocess.run([sys.executable, SCRIPT, first, second, out], check=True)
     manifest.check(out)
@@ -43,5 +44,6 @@ def test_each_tensor_is_half_of_both(whisper: Path, gemma: Path, tmp_path: Path)
         assert all(torch.allclose(means[name], (ones[name] + others[name]) / 2, atol=0.02) for name in ones)
     assert torch.allclose(mean.tags, delta.tags + 1, atol=1e-2)
     assert torch.equal(mean.int8_scale, delta.int8_scale) and mean.card == "the second's"
+    assert finder.load(out) is None, "that of the second reads the second's rows"
     ones, means = load_file(first / LORA), load_file(out / LORA)
     assert all(torch.allclose(means[name].float(), ones[name].float() + 0.5, atol=1e-2) for name in ones)

@@ -52,6 +52,17 @@ def test_fleurs_as_it_was_published(tmp_path: Path, packed: bool) -> None:
             list(fleurs.rows(where, ["eng"], [], "validation", tmp_path / "clips"))
 
 
+@pytest.mark.parametrize("share", [0.5, 0])
+def test_a_download_of_fleurs_that_broke_off(tmp_path: Path, share: float) -> None:
+    where = corpora.fleurs_published(tmp_path / "fleurs", True)
+    (packed,) = where.rglob("en_us/audio/dev.tar.gz")
+    content = packed.read_bytes()
+    packed.write_bytes(content[: int(share * len(content))] or b"<html>Not found</html>")
+    with pytest.raises(UsageError, match=r"dev\.tar\.gz is damaged") as caught:
+        list(fleurs.rows(str(where), ["eng"], ["cmn"], "validation", tmp_path / "clips"))
+    assert code(caught) == "wrong_layout"
+
+
 def test_covost2_from_parquet(tmp_path: Path) -> None:
     where = str(corpora.covost2_parquet(tmp_path / "hub"))
     rows = list(covost2.rows(where, ["eng"], ["deu", "cmn"], "train", tmp_path / "clips"))
@@ -204,6 +215,13 @@ def test_a_speech_folder_with_something_wrong(tmp_path: Path, texts: dict[str, s
     with pytest.raises(UsageError) as caught:
         list(speech_folder.rows(speech(tmp_path, **texts), "deu"))
     assert code(caught) == expected
+
+
+def test_two_recordings_cannot_share_a_text(tmp_path: Path) -> None:
+    (speech(tmp_path, a="Hallo.") / "a.flac").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"a\.flac and a\.wav") as caught:
+        list(speech_folder.rows(tmp_path, "deu"))
+    assert code(caught) == "wrong_layout"
 
 
 def test_a_speech_folder_without_speech(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_sound_below_the_manifest_moves_with_it(tmp_path: Path) -> None:
         ),
         *((json.dumps({**ROW.__dict__, name: None}), f"{name!r} is not a string") for name in FIELDS),
         (json.dumps({**ROW.__dict__, "asr": 7}), "'asr' is not a string"),
+        (json.dumps({**ROW.__dict__, "asr": "half \ud83d"}), "'asr' has half of a character"),
         (json.dumps({**ROW.__dict__, "id": ""}), "'id' is empty"),
         (json.dumps({**ROW.__dict__, "audio": ""}), "'audio' is empty"),
         (json.dumps({**ROW.__dict__, "audio": "a\0.wav"}), "NUL"),

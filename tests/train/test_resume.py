@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from esrt.train import checkpoint, loop, progress
+from esrt.errors import UsageError
+from esrt.train import checkpoint, loop, progress, run
 from esrt.train.loop import Trainer
+from esrt.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,3 +110,21 @@ def test_a_killed_writer_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     place = checkpoint.place(tmp_path)
     assert place is not None and place.stage == "I"
     assert set(load_file(tmp_path / checkpoint.FILE)) >= {"weight/weight", "exp_avg/weight", "step/bias"}
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"place": "7"}, {"place": "[]"}, {"place": '{"stage": "I"}'}])
+def test_what_is_no_state(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    if metadata is None:
+        (tmp_path / checkpoint.FILE).write_bytes(b"half a file")
+    else:
+        save_file({"x": torch.zeros(1)}, tmp_path / checkpoint.FILE, metadata)
+    with pytest.raises(UsageError) as refused:
+        checkpoint.place(tmp_path)
+    assert refused.value.code == "run_damaged" and checkpoint.FILE in str(refused.value)
+
+
+def test_a_run_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError) as refused:
+        run.run(RECIPES["esrt-270m"](), tmp_path, tmp_path / "file")
+    assert refused.value.code == "run_not_writable"

@@ -41,10 +41,11 @@ def test_what_is_held_back() -> None:
     again = [
         replace(clip, audio=f"again{clip.audio}-0.wav", transcript=f"Text {clip.transcript[5:]}!") for clip in clips
     ]
-    training, back = split({"m": clips, "few": clips[:3], "again": again})
+    training, back = split({"m": clips, "few": clips[:3], "again": again, "one": clips[:1]})
     heard = {(clip.source, clip.transcript) for clip in back["m"]}
     assert not any((clip.source, clip.transcript.lower()[:-1]) in heard for clip in training["again"]), "by no voice"
     assert len(training["again"]) > 3600
+    assert training["one"] == back["one"] == clips[:1], "there is no other"
     assert 40 < len(back["m"]) < 140 and len(back["few"]) == 1 and len(training["few"]) == 2
     assert not {clip.audio for clip in training["m"]} & {clip.audio for clip in back["m"]}
     assert len({clip.audio.rsplit("/")[-1] for clip in back["m"]}) == len(back["m"]) / 2, (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 from esrt.train.manifest import Row
 from esrt.train.sources import files, parquet
@@ -60,10 +63,13 @@ def _unpacked(entries: Iterator[dict[str, Any]], folder: Path, clips: Path) -> I
     """Sound as FLEURS was published: in a folder, or packed beside it and then unpacked below `clips`."""
     if not folder.is_dir():
         packed, folder = folder.with_name(f"{folder.name}.tar.gz"), clips
-        with tarfile.open(files.need(packed, "fetch the sound of the language too")) as archive:
-            for member in tqdm(archive, desc=f"unpacking {packed.name}", unit="clip", disable=None):
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    files.keep(clips / Path(member.name).name, content.read())
+        try:
+            with tarfile.open(files.need(packed, "fetch the sound of the language too")) as archive:
+                for member in tqdm(archive, desc=f"unpacking {packed.name}", unit="clip", disable=None):
+                    content = archive.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        files.keep(clips / Path(member.name).name, content.read())
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UsageError("wrong_layout", f"{packed} is damaged, or not all of it came: fetch it again.") from error
     for entry in entries:
         yield {**entry, "path": files.need(folder / entry["file_name"], "fetch the sound of the language again")}

@@ -24,7 +24,10 @@ def rows(folder: Path, source: str) -> Iterator[Row]:
     """
     if not folder.is_dir():
         raise UsageError("wrong_layout", f"{folder} is no folder.")
-    clips = {path.with_suffix(""): path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUND}
+    clips: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SOUND and (other := clips.setdefault(path.with_suffix(""), path)) != path:
+            raise UsageError("wrong_layout", f"{other} and {path.name} would share one text: rename one of them.")
     if not clips:
         raise UsageError("wrong_layout", f"{folder} has no recordings: put a.wav and its text a.txt there.")
     translations: dict[Path, dict[str, Path]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
-from esrt.train.manifest import bad_row, held_out, json_lines, read_manifest
+from esrt.train.manifest import bad_row, held_out, is_text, json_lines, read_manifest
 from esrt.train.sources import catalogues, fillets
 
 
@@ -30,7 +30,7 @@ def read(path: Path, languages: Collection[str]) -> list[dict[str, str]]:
         for language, text in entry.items():
             if language not in LANGUAGES:
                 raise bad_row(path, number, f"{language!r} is no language of `esrt languages`")
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not text.strip() or not is_text(text):
                 raise bad_row(path, number, f"the text in {language!r} is not a sentence")
         found.append(entry)
     if not found:

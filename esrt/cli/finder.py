@@ -1,0 +1,41 @@
+"""`esrt finder`: fit the part of a trained model that finds the spoken language."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esrt.cli import common
+
+if TYPE_CHECKING:
+    from esrt.cli.common import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the command's parser."""
+    parser = common.verb(
+        verbs,
+        "finder",
+        "Fit the part of a trained model that finds the spoken language where its language model errs.",
+        """
+esrt finder runs/first/model --data data --manifest human,synth
+esrt finder runs/first/model --data data --manifest human --clips 5000
+""",
+    )
+    parser.add_argument("model", metavar="FOLDER", help="model folder that training made; it gets the finder")
+    parser.add_argument("--data", metavar="DIR", required=True, help="folder of the manifests and cached features")
+    parser.add_argument("--manifest", metavar="NAMES", required=True, help="training manifests, never those held out")
+    parser.add_argument(
+        "--clips", metavar="N", type=common.count, default=500, help="clips of a language and manifest (default 500)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, and say which languages are found now."""
+    from esrt.train import finder
+
+    codes = finder.run(Path(args.model), Path(args.data), args.manifest.split(","), args.clips)
+    print(f"{args.model}: finds {', '.join(codes)}")
+    return 0
