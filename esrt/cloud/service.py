@@ -76,8 +76,9 @@ class Service:
         return frame
 
     def most_tokens(self, targets: int, beam: int = 1) -> int:
-        """The most tokens that a request may take: for its transcript and each target, in each beam."""
-        return (targets + 1) * self._max_new_tokens * beam
+        """The most tokens that a request may take: for its transcript (or two), and each target, in each beam."""
+        transcripts = 1 if self._finder is None else 2
+        return (targets + transcripts) * self._max_new_tokens * beam
 
     async def translate(self, frame: Frame, request: TranslationRequest, salt: str = "") -> TranslationResponse:
         """The whole answer at once. `request.features` is not looked at. Raises CloudError when overloaded."""
@@ -141,9 +142,10 @@ class Service:
             async with aclosing(self._hear(audio, heard, sampling, began)) as held:
                 async for _ in held:
                     pass
-            if heard.source in (None, sure):
-                if heard.text:
-                    yield Event("transcript", {"language": sure, "text": heard.text})
+            if not heard.text:
+                return
+            if heard.source == sure:
+                yield Event("transcript", {"language": sure, "text": heard.text})
                 return
             heard.source, heard.ids = sure, []
         async with aclosing(self._hear(audio, heard, sampling, began)) as pieces:
