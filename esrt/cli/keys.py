@@ -49,7 +49,7 @@ def _add(args: argparse.Namespace) -> int:
     key = add_key(args.name, path)
     try:
         if args.out is None:
-            print(key, flush=True)
+            os.write(sys.stdout.fileno(), f"{key}\n".encode())  # what print cannot write it tries again at the end
         else:
             with os.fdopen(os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(f"{key}\n")

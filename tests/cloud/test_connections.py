@@ -15,7 +15,7 @@ from transformers import Gemma3ForCausalLM
 from esrt.cloud import connections
 from esrt.cloud.service import Service
 
-HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 PATIENCE = 20.0
 
 
@@ -92,8 +92,8 @@ def test_who_speaks_is_left_alone(server: Any, frame_of: Callable[..., bytes]) -
             connection.sendall(HEAD + b"\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
             time.sleep(0.8)
-        head = f"PUT /v1/features/{frame[-16:].hex()} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(frame)}\r\n\r\n"
-        connection.sendall(head.encode() + frame[:100])
+        head = f"PUT /v1/features/{frame[-16:].hex()} HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(head.encode() + f"Content-Length: {len(frame)}\r\n\r\n".encode() + frame[:100])
         time.sleep(1)
         connection.sendall(frame[100:])
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
@@ -103,7 +103,7 @@ def test_who_does_not_read_is_ended(server: Any, monkeypatch: pytest.MonkeyPatch
     """A download that its client has stopped holds its place for a while, and not for ever."""
     monkeypatch.setattr(connections, "STUCK_SECONDS", 0.5)
     monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
-    get = b"GET /v1/edge/edge.onnx HTTP/1.1\r\nHost: x\r\n\r\n"
+    get = b"GET /v1/edge/edge.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(100 * get)  # 30 MB, which fill every buffer on the way
