@@ -23,9 +23,7 @@ esrt codebooks runs/first/model --data data --manifest human,synth
 esrt codebooks runs/first/model --data data --manifest human --clips 5000
 """,
     )
-    parser.add_argument("model", metavar="FOLDER", help="model folder that training made; it gets the codebooks")
-    parser.add_argument("--data", metavar="DIR", required=True, help="folder of the manifests and cached features")
-    parser.add_argument("--manifest", metavar="NAMES", required=True, help="training manifests, never those held out")
+    common.trained(parser, "codebooks")
     parser.add_argument("--clips", metavar="N", type=int, default=2000, help="clips of each manifest (default 2000)")
     parser.set_defaults(run=run)
 

@@ -120,6 +120,13 @@ class _WithDraft(argparse.Action):
         namespace.with_draft = option_string
 
 
+def trained(parser: argparse.ArgumentParser, gets: str) -> None:
+    """The arguments of everything that is fitted on training clips; `gets` is what the folder gets."""
+    parser.add_argument("model", metavar="FOLDER", help=f"model folder that training made; it gets the {gets}")
+    parser.add_argument("--data", metavar="DIR", required=True, help="folder of the manifests and cached features")
+    parser.add_argument("--manifest", metavar="NAMES", required=True, help="training manifests, never those held out")
+
+
 def codec(parser: argparse.ArgumentParser) -> None:
     """The option of everything that sends frames."""
     parser.add_argument(

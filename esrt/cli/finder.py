@@ -23,9 +23,7 @@ esrt finder runs/first/model --data data --manifest human,synth
 esrt finder runs/first/model --data data --manifest human --clips 5000
 """,
     )
-    parser.add_argument("model", metavar="FOLDER", help="model folder that training made; it gets the finder")
-    parser.add_argument("--data", metavar="DIR", required=True, help="folder of the manifests and cached features")
-    parser.add_argument("--manifest", metavar="NAMES", required=True, help="training manifests, never those held out")
+    common.trained(parser, "finder")
     parser.add_argument(
         "--clips", metavar="N", type=common.count, default=500, help="clips of a language and manifest (default 500)"
     )

@@ -76,19 +76,19 @@ def load(path: Path, card: ModelCard, url: str, timing: Timing = "fast", own: bo
     from esrt.edge.encoder import Encoder
 
     encoder = Encoder(path, timing=timing)
-    if encoder.info.fingerprint != card.fingerprint and own:
+    if encoder.info.fingerprint == card.fingerprint:
+        return encoder
+    if own:
         raise CloudError(
             "edge_model_mismatch",
             f"{path} makes frames of {encoder.info.fingerprint} ({encoder.info.name}), and {url} reads those of "
             f"{card.fingerprint} ({card.name}): use the edge model of the cloud's model, from a source you trust.",
         )
-    if encoder.info.fingerprint != card.fingerprint:
-        raise CloudError(
-            "edge_model_mismatch",
-            f"The cloud at {url} hands out the edge model {encoder.info.fingerprint} but reads frames of "
-            f"{card.fingerprint}: its model must be updated (`esrt models pull`) and `esrt serve` started again.",
-        )
-    return encoder
+    raise CloudError(
+        "edge_model_mismatch",
+        f"The cloud at {url} hands out the edge model {encoder.info.fingerprint} but reads frames of "
+        f"{card.fingerprint}: its model must be updated (`esrt models pull`) and `esrt serve` started again.",
+    )
 
 
 def _name(card: ModelCard) -> str:

@@ -167,7 +167,7 @@ def build(
     """
     if start is not None and start.resolve() == (folder / "model").resolve():
         raise UsageError("usage", f"The model of this run would take the place of {start}: name another --run.")
-    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.begin(folder)
     at = checkpoint.place(folder)
     accelerator = parallel.start(recipe, folder, None if at is None else at.bf16)
     for stage in recipe.stages:

@@ -45,6 +45,14 @@ def trained(network: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def begin(folder: Path) -> None:
+    """Makes a run's folder, where there is none. Raises UsageError `run_not_writable`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("run_not_writable", f"{folder} cannot be a run's folder: {error.strerror}.") from error
+
+
 def place(folder: Path) -> Place | None:
     """Where the run in `folder` stands; None where it has no state yet. Raises UsageError `run_damaged`."""
     if not (folder / FILE).exists():

@@ -6,27 +6,20 @@ with a model because each stage has a small subspace of its own, in the coordina
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from esrt.config import ModelConfig
 from esrt.errors import UsageError
-from esrt.hub import base, is_ready
-from esrt.model import checkpoint, manifest
-from esrt.model.qformer import QFormer
-from esrt.train.features import Features
+from esrt.model import checkpoint
+from esrt.train import adapter_rows
 from esrt.train.manifest import Row, read_manifest
-from esrt.train.setup import cached_frames
 from esrt.wire.frame import STAGES
 from esrt.wire.rvq import WORDS, Codebooks
 
@@ -36,7 +29,6 @@ COORDINATES = 256
 SUBSPACE = 20
 _ITERATIONS = 8
 _FEWEST_ROWS, _MOST_ROWS = 8, 200  # of a word: fewer would make words of single rows
-_BATCH = 16
 _LEVELS = 16
 _STEPS = np.linspace(0.15, 0.6, 31)  # of int4, in standard deviations of a channel: 1.2 to 4.8 of them either way
 
@@ -47,21 +39,13 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> None:
     Raises UsageError `model_is_built` for a folder that was made of another, and `too_few_clips`; ModelError.
     """
     _faiss()  # before all the rest: it takes minutes
-    if is_ready(folder):
-        raise UsageError("model_is_built", f"{folder} was built from another folder: name the one that training made.")
-    config = ModelConfig.load(folder / "config.json")
     chosen = [audio for name in names for audio in _draw(read_manifest(data / f"{name}.jsonl"), clips)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    whisper = load_file(base(config.encoder.weights) / "model.safetensors")
-    features = cached_frames(data / "features", chosen, config, whisper, device)
-    heard = batches(load_adapter(folder, config).to(device), features, chosen)
-    rows = np.concatenate([made.half().cpu().numpy() for _, made in heard])
+    rows = np.concatenate([made.half().cpu().numpy() for _, made in adapter_rows.of(folder, data, chosen)])
     if rows.shape[0] * rows.shape[1] < _FEWEST_ROWS * WORDS:
         raise UsageError("too_few_clips", f"{len(rows)} clips are too few to train codebooks: take more (--clips).")
     tables = checkpoint.read_state(folder / checkpoint.CODEC)
     made = {"int8_scale": tables["int8_scale"], **int4(rows), **books(rows, metric(checkpoint.load_projector(folder)))}
-    with manifest.whole_folder(folder) as work:
-        shutil.copytree(folder, work, ignore=shutil.ignore_patterns(manifest.MANIFEST), dirs_exist_ok=True)
+    with adapter_rows.renewed(folder) as work:
         checkpoint.save_codec(made, work)
 
 
@@ -76,29 +60,6 @@ def _faiss() -> Any:
 def _draw(rows: Sequence[Row], clips: int) -> list[str]:
     audios = list(dict.fromkeys(row.audio for row in rows))
     return sorted(np.random.default_rng(0).permutation(audios)[:clips].tolist())
-
-
-def load_adapter(folder: Path, config: ModelConfig) -> QFormer:
-    """The adapter as the device runs it."""
-    adapter = QFormer(config.adapter, config.encoder.width)
-    adapter.load_state_dict(checkpoint.read_state(folder / "adapter.safetensors"))
-    return adapter.eval()
-
-
-def batches(adapter: QFormer, features: Features, audios: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
-    """What the adapter makes of clips whose frames are cached: some of them and their rows float32 [n, queries, width],
-    shortest first; empty ones left out.
-    """
-    lengths = {audio: features.index[audio][1] for audio in audios}
-    heard = sorted((audio for audio in audios if lengths[audio]), key=lengths.__getitem__)
-    device = adapter.queries.device
-    for first in tqdm(range(0, len(heard), _BATCH), desc="rows", disable=None):
-        some = heard[first : first + _BATCH]
-        batch = [torch.from_numpy(features.get(audio).astype(np.float32)) for audio in some]
-        frames = pad_sequence(batch, batch_first=True).to(device)
-        counts = torch.tensor([len(each) for each in batch], device=device)
-        with torch.inference_mode():
-            yield some, adapter(frames, counts)
 
 
 def int4(rows: npt.NDArray[np.floating]) -> dict[str, Tensor]:

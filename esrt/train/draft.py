@@ -32,8 +32,9 @@ from esrt.model import checkpoint
 from esrt.model.language_model import load_language_model, load_tokenizer, quiet
 from esrt.model.manifest import CARD, MANIFEST, identity, whole_folder
 from esrt.model.precision import decoding_type
-from esrt.model.qformer import QFormer
+from esrt.train.adapter_rows import load_adapter
 from esrt.train.batches import Answers, answers
+from esrt.train.checkpoint import begin
 from esrt.train.examples import Tokenizer, example, one_caption
 from esrt.train.features import Features
 from esrt.train.manifest import read_manifest
@@ -185,8 +186,7 @@ class Source:
         taught = {name: [clip for clip in found if not held_back(clip)] or found for name, found in sets.items()}
         self._sampler = Sampler(taught, dict(plan.weights), plan.seed)
         self._plan, self._tokenizer, self._end = plan, tokenizer, end
-        self._adapter = QFormer(config.adapter, config.encoder.width).eval().requires_grad_(False)
-        self._adapter.load_state_dict(checkpoint.read_state(folder / "adapter.safetensors"))
+        self._adapter = load_adapter(folder, config).requires_grad_(False)
         self._projector = checkpoint.load_projector(folder)
 
     def batch(self, step: int) -> tuple[Tensor, Answers]:
@@ -216,7 +216,7 @@ def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
     A run that was stopped goes on from its last checkpoint. Raises UsageError, ModelError.
     """
     folder = hub.resolve(model)
-    run.mkdir(parents=True, exist_ok=True)
+    begin(run)
     teacher = load_language_model(folder / "llm", decoding_type())
     tokenizer = load_tokenizer(folder / "llm")
     keep = kept(len(teacher.model.layers), plan.layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esrt.config import ModelConfig
 from esrt.errors import UsageError
-from esrt.hub import is_ready
-from esrt.model import finder, manifest
-from esrt.train import codebooks
+from esrt.model import finder
+from esrt.train import adapter_rows
 from esrt.train.manifest import Row, read_manifest
-from esrt.train.setup import cached_frames, read_whisper
 
 _DECAY = 0.01
 _ITERATIONS = 300
@@ -28,22 +24,15 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> list[str]
     At most `clips` of each language of each manifest are heard. Raises UsageError `model_is_built` for a folder that
     was made of another, and `too_few_languages`; ModelError.
     """
-    if is_ready(folder):
-        raise UsageError("model_is_built", f"{folder} was built from another folder: name the one that training made.")
-    config = ModelConfig.load(folder / "config.json")
     spoken = {audio: code for name in names for audio, code in _draw(read_manifest(data / f"{name}.jsonl"), clips)}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = cached_frames(data / "features", list(spoken), config, read_whisper(config)[0], device)
-    adapter = codebooks.load_adapter(folder, config).to(device)
     means, heard = [], []
-    for audios, rows in codebooks.batches(adapter, features, list(spoken)):
+    for audios, rows in adapter_rows.of(folder, data, list(spoken)):
         means.append(rows.mean(1).cpu())
         heard += [spoken[audio] for audio in audios]
     if len(set(heard)) < 2:
         raise UsageError("too_few_languages", f"{', '.join(names)}: clips of two languages at least are needed.")
     codes, weight, bias = fit(torch.cat(means), heard)
-    with manifest.whole_folder(folder) as work:
-        shutil.copytree(folder, work, ignore=shutil.ignore_patterns(manifest.MANIFEST), dirs_exist_ok=True)
+    with adapter_rows.renewed(folder) as work:
         finder.save(work, codes, weight, bias)
     return codes
 

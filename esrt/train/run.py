@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esrt.errors import UsageError
-from esrt.train import finish, setup
+from esrt.train import checkpoint, finish, setup
 from esrt.train.recipes import Recipe
 
 
@@ -15,10 +14,7 @@ def run(recipe: Recipe, data: Path, folder: Path) -> None:
     The main process prints the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible,
     run_...) and ModelError.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError("run_not_writable", f"{folder} cannot be a run's folder: {error.strerror}.") from error
+    checkpoint.begin(folder)
     trainer = setup.build(recipe, data, folder)
     trainer.accelerator.init_trackers(recipe.name)
     trainer.run()

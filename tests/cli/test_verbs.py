@@ -59,7 +59,7 @@ def test_models(run: Run) -> None:
     assert "41,000 bytes" in run("models", "info", "ESRT-270M").stdout
 
 
-def test_doctor(run: Run) -> None:
+def test_doctor(run: Run, model: Path) -> None:
     result = run("doctor")
     assert result.returncode == 0 and result.stderr == ""
     assert "esrt[cloud]   ok" in result.stdout

@@ -15,7 +15,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint, manifest
 from esrt.model.qformer import QFormer
-from esrt.train import codebooks
+from esrt.train import adapter_rows, codebooks
 from esrt.train.features import Features
 from esrt.train.manifest import Row, write_manifest
 from esrt.wire.codecs import Tables, decode, encode
@@ -88,7 +88,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     whisper = tmp_path / "whisper"
     whisper.mkdir()
     save_file({"encoder.x": torch.zeros(1)}, whisper / "model.safetensors")
-    monkeypatch.setattr(codebooks, "base", lambda _: whisper)
+    monkeypatch.setattr(adapter_rows, "read_whisper", lambda _: ({}, None))
     config = tiny.config(whisper, whisper)
     checkpoint.save(tmp_path / "model", tiny.delta(config), small=True)
     data, dice = tmp_path / "data", np.random.default_rng(0)
@@ -112,9 +112,9 @@ def test_a_model_folder_gets_its_tables(folder: Path) -> None:
     after = checkpoint.load_delta(model)
     assert torch.equal(after.int8_scale, before.int8_scale) and after.codec
     config = ModelConfig.load(model / "config.json")
-    adapter: QFormer = codebooks.load_adapter(model, config)
+    adapter: QFormer = adapter_rows.load_adapter(model, config)
     features = Features(data / "features", tiny.WIDTH)
-    heard = [rows.half().numpy() for _, rows in codebooks.batches(adapter, features, list(features.index))]
+    heard = [rows.half().numpy() for _, rows in adapter_rows.batches(adapter, features, list(features.index))]
     made = np.concatenate(heard)
     assert made.shape == (1099, 8, tiny.WIDTH), "a clip without frames is left out"
     clip = made[700].astype(np.float32)

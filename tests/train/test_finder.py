@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from esrt.config import ModelConfig
 from esrt.errors import ModelError, UsageError
 from esrt.model import checkpoint, finder, manifest
-from esrt.train import codebooks
+from esrt.train import adapter_rows
 from esrt.train import finder as fitting
 from esrt.train.features import Features
 from esrt.train.manifest import Row, write_manifest
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     whisper = tmp_path / "whisper"
     whisper.mkdir()
     save_file({"encoder.x": torch.zeros(1)}, whisper / "model.safetensors")
-    monkeypatch.setattr(fitting, "read_whisper", lambda _: ({}, None))
+    monkeypatch.setattr(adapter_rows, "read_whisper", lambda _: ({}, None))
     checkpoint.save(tmp_path / "model", tiny.delta(tiny.config(whisper, whisper)), small=True)
     dice = np.random.default_rng(0)
     ways = dict(zip(CODES, dice.standard_normal((3, tiny.WIDTH)), strict=True))
@@ -51,11 +51,11 @@ def test_a_model_folder_gets_a_finder(folder: Path) -> None:
     assert checkpoint.fingerprint(model) == before, "devices need nothing new"
     find, features = finder.load(model), Features(data / "features", tiny.WIDTH)
     assert find is not None
-    adapter = codebooks.load_adapter(model, ModelConfig.load(model / "config.json"))
+    adapter = adapter_rows.load_adapter(model, ModelConfig.load(model / "config.json"))
     others = [audio for audio in features.index if "others" in audio]
     found = {
         audio: find(row.numpy())
-        for audios, rows in codebooks.batches(adapter, features, others)
+        for audios, rows in adapter_rows.batches(adapter, features, others)
         for audio, row in zip(audios, rows, strict=True)
     }
     assert len(found) == 119, "a clip without frames is left out"
