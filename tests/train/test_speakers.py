@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def test_every_accent_speaks() -> None:
     with pytest.raises(UsageError, match="no voice"):
         espeak.say("Anna", "klingon-royal", 160, 50, 50)
     assert len(espeak.say("...", "en", 160, 50, 50)) < 500
+
+
+def test_what_ends_espeak_ng_costs_a_sentence_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library ends its process now and then: a new one says the same, and what ends that as well is left out."""
+    manner = espeak.random_voice("ita", random.Random(0))
+    spoken = espeak.say("Anna 12", **manner)  # type: ignore[arg-type]
+    espeak._engine(os.getpid()).kill()
+    espeak._engine(os.getpid()).wait()
+    assert np.array_equal(spoken, espeak.say("Anna 12", **manner))  # type: ignore[arg-type]
+    fragile = tmp_path / "engine.py"
+    halves = "if 'Bruno' in line: sys.stdout.write('22050 9\\nhalf'); sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    fragile.write_text(f"import os, sys\nfor line in sys.stdin:\n {halves}\n print(16000, 0, flush=True)\n")
+    monkeypatch.setattr(espeak, "_ENGINE", fragile)
+    espeak._engine.cache_clear()
+    assert not len(espeak.say("Bruno 12", **manner))  # type: ignore[arg-type]
+    assert not len(espeak.say("Anna 12", **manner)) and espeak._engine(os.getpid()).poll() is None  # type: ignore[arg-type]
+    espeak._engine.cache_clear()
 
 
 def test_42_of_the_papers_45_languages_have_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
+import os
 import random
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -12,15 +14,11 @@ import espeakng_loader
 import numpy as np
 
 from esrt.audio.samples import Samples
+from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 from esrt.train.sources.disturb import resample
 from esrt.train.sources.speakers import Voice, no_voice
-
-if sys.platform == "win32":
-    from _ctypes import FreeLibrary as close_library
-else:
-    from _ctypes import dlclose as close_library
 
 # Where a language has several accents, or espeak-ng another name for it than its BCP 47 tag.
 _ACCENTS = {
@@ -32,8 +30,7 @@ _VARIANTS = (
     "", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8",
     "+Andy", "+Annie", "+belinda", "+Denis", "+Gene", "+Jacky", "+Lee", "+linda", "+steph", "+UniRobot",
 )  # fmt: skip
-_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _RANGE = 2, 1, 1, 3, 4
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_ENGINE = Path(__file__).with_name("espeak_engine.py")
 
 
 @cache
@@ -66,33 +63,40 @@ def say(text: str, voice: str, speed: int, pitch: int, pitch_range: int) -> Samp
     """
     if voice.split("+")[0] == "ja":
         text = kana(text)
-    # A fresh engine for each sentence (5 ms): it keeps the phase of its flutter in static variables, and with an old
-    # one no sentence would sound the same twice.
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    chunks: list[np.ndarray] = []
-
-    def collect(samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int | None) -> int:
-        if samples and count:
-            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    callback = _CALLBACK(collect)
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 200, str(Path(espeakng_loader.get_data_path()).parent).encode(), 0)
-    try:
-        library.espeak_SetSynthCallback(callback)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UsageError("no_voice", f"espeak-ng has no voice {voice!r}; `espeak-ng --voices` lists them.")
-        for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
-            library.espeak_SetParameter(parameter, value, 0)
-        encoded = text.encode()
-        library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
-    finally:
-        library.espeak_Terminate()
-        close_library(library._handle)
-    if not chunks:
+    wanted = {"text": text, "voice": voice, "speed": speed, "pitch": pitch, "pitch_range": pitch_range}
+    request = json.dumps(wanted).encode() + b"\n"
+    # What ends the engine once, a new one says; what ends both is left out.
+    rate, spoken = _ask(request) or _ask(request) or (SAMPLE_RATE, b"")
+    if not rate:
+        raise UsageError("no_voice", f"espeak-ng has no voice {voice!r}; `espeak-ng --voices` lists them.")
+    if not spoken:
         return np.zeros(0, np.float32)
-    return resample(np.concatenate(chunks).astype(np.float32) / np.float32(32768), rate)
+    return resample(np.frombuffer(spoken, "<i2").astype(np.float32) / np.float32(32768), rate)
+
+
+@cache
+def _engine(process: int) -> subprocess.Popen[bytes]:
+    """One program for all sentences of a process; a fork needs its own."""
+    command = [sys.executable, str(_ENGINE)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _ask(request: bytes) -> tuple[int, bytes] | None:
+    """The engine's answer, a rate in Hz and int16 samples; None where it ended: the next time, another is started."""
+    engine = _engine(os.getpid())
+    assert engine.stdin and engine.stdout
+    try:
+        engine.stdin.write(request)
+        engine.stdin.flush()
+        rate, count = (int(number) for number in engine.stdout.readline().split())
+        spoken = engine.stdout.read(2 * count)
+    except (BrokenPipeError, ValueError):
+        rate, count, spoken = 0, 1, b""
+    if len(spoken) == 2 * count:
+        return rate, spoken
+    engine.communicate()
+    _engine.cache_clear()
+    return None
 
 
 def kana(text: str) -> str:
