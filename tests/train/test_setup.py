@@ -109,6 +109,12 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
         audios[1], np.zeros((3, config.encoder.width))
     )
 
+    broken = tmp_path / "broken.flac"
+    broken.write_bytes(Path(audios[0]).read_bytes()[:-2000])
+    silent, again = live.of([str(broken), audios[0]])
+    assert len(silent) and np.array_equal(again, both[0]), "a step goes on without it"
+    assert str(broken) in capfd.readouterr().err
+
     monkeypatch.undo()
     resumed = frames(tmp_path / "other", False)
     assert isinstance(resumed, Live), "a run goes on as it began, whatever room there is now"
