@@ -49,6 +49,11 @@ class Answer:
     error: AudioError | None = None
 
 
+def not_read(clip: Clip, error: AudioError) -> Answer:
+    """The answer to a clip that cannot be read."""
+    return Answer(None, "", {}, AudioError(error.code, f"{clip.audio}: {error}"))
+
+
 System = Callable[[Sequence[Clip]], Iterator[Answer]]
 """Answers clips in their order, each as soon as it can."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from esrt.errors import AudioError
-from esrt.evaluate.run import Answer, Clip, System
+from esrt.evaluate.run import Answer, Clip, System, not_read
 
 AT_ONCE = 8  # clips under way: an engine decodes them in one batch
 LONGEST = 200  # tokens of a translation, as in our service
@@ -29,7 +29,7 @@ def through(translator: Translates) -> System:
         try:
             result = translator.translate(clip.audio, clip.targets, clip.told)
         except AudioError as error:
-            return Answer(None, "", {}, AudioError(error.code, f"{clip.audio}: {error}"))
+            return not_read(clip, error)
         return Answer(result.source, result.transcript, result.translations)
 
     def system(clips: Sequence[Clip]) -> Iterator[Answer]:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,17 @@ def test_a_server_of_openais_kind(examples: Path, speaking: list[Speaking]) -> N
     with pytest.raises(UsageError) as refused:  # English in the place of German is no German
         list(openai.system(one.url, "good", None)(clips(examples, "deu")))
     assert refused.value.code == "language_not_supported"
+
+
+def test_what_cannot_be_read_is_left_out(examples: Path, small_seamless: Path, speaking: list[Speaking]) -> None:
+    asked = openai.system(speaking[0].url, "good", None)
+    for system in (cascade.system(WHISPER, None), seamless.system(str(small_seamless)), asked):
+        spanish, french = clips(examples, "eng")
+        gone = replace(spanish, audio="gone.flac")
+        *found, alone = system([spanish, gone, french, *[gone] * 5])
+        assert [one.error is None for one in found[:3]] == [True, False, True]
+        assert found[2].translations["eng"] == next(system([french])).translations["eng"]
+        assert alone.error is not None and alone.error.code == "audio_not_found" and "gone.flac" in str(alone.error)
 
 
 def test_a_server_that_refuses_or_is_not_there(examples: Path, speaking: list[Speaking]) -> None:

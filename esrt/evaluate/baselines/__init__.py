@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from esrt.errors import ModelError, UsageError
+from esrt.audio.io import load
+from esrt.audio.samples import Samples
+from esrt.errors import AudioError, ModelError, UsageError
+from esrt.evaluate.run import Answer, Clip, not_read
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +53,23 @@ def unsupported(system: str, role: str, code: str) -> UsageError:
     )
 
 
-def batches(items: Sequence[Value], size: int) -> Iterator[Sequence[Value]]:
-    """The items in groups of at most `size`."""
-    return (items[first : first + size] for first in range(0, len(items), size))
+def by_batch(
+    clips: Sequence[Clip], size: int, answer: Callable[[Sequence[Clip], Sequence[Samples]], Iterable[Answer]]
+) -> Iterator[Answer]:
+    """Answers to all clips: `answer` gets at most `size` at once with their sound, and none that cannot be read."""
+    for first in range(0, len(clips), size):
+        read = [(clip, _sound(clip)) for clip in clips[first : first + size]]
+        there = [(clip, sound) for clip, sound in read if not isinstance(sound, Answer)]
+        answers = iter(answer([clip for clip, _ in there], [sound for _, sound in there]) if there else ())
+        for _, sound in read:
+            yield sound if isinstance(sound, Answer) else next(answers)
+
+
+def _sound(clip: Clip) -> Samples | Answer:
+    try:
+        return load(clip.audio)
+    except AudioError as error:
+        return not_read(clip, error)
 
 
 def by_target(asked: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from esrt.audio.io import load
-from esrt.evaluate.baselines import batches, by_target, device, loaded, unsupported
+from esrt.audio.samples import Samples
+from esrt.evaluate.baselines import by_batch, by_target, device, loaded, unsupported
 from esrt.evaluate.baselines.whisper import LONGEST, Heard, Whisper
 from esrt.evaluate.run import Answer, Clip, System
 from esrt.languages import LANGUAGES
@@ -37,21 +37,22 @@ def system(weights: str, translator: str | None) -> System:
             for target in clip.targets:
                 if texts is None and target != ENGLISH:
                     raise unsupported(f"{weights} alone", "target", target)
-        for group in batches(clips, BATCH):
-            waves = [load(clip.audio) for clip in group]
-            told = [clip.told for clip in group]
-            heard = whisper.hear(waves, "transcribe", told)
-            if texts is not None:
-                translations = _translate(texts, group, heard)
-            else:
-                wanted = [number for number, clip in enumerate(group) if clip.targets]
-                translations = [{} for _ in group]
-                if wanted:
-                    english = whisper.hear([waves[n] for n in wanted], "translate", [told[n] for n in wanted])
-                    for number, one in zip(wanted, english, strict=True):
-                        translations[number][ENGLISH] = one.text
-            for one, texts_of_one in zip(heard, translations, strict=True):
-                yield Answer(one.source, one.text, texts_of_one)
+        yield from by_batch(clips, BATCH, batch)
+
+    def batch(clips: Sequence[Clip], waves: Sequence[Samples]) -> Iterator[Answer]:
+        told = [clip.told for clip in clips]
+        heard = whisper.hear(waves, "transcribe", told)
+        if texts is not None:
+            translations = _translate(texts, clips, heard)
+        else:
+            wanted = [number for number, clip in enumerate(clips) if clip.targets]
+            translations = [{} for _ in clips]
+            if wanted:
+                english = whisper.hear([waves[n] for n in wanted], "translate", [told[n] for n in wanted])
+                for number, one in zip(wanted, english, strict=True):
+                    translations[number][ENGLISH] = one.text
+        for one, texts_of_one in zip(heard, translations, strict=True):
+            yield Answer(one.source, one.text, texts_of_one)
 
     return answers
 

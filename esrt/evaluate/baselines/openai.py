@@ -13,9 +13,9 @@ import numpy as np
 
 from esrt.audio.io import load
 from esrt.config import SAMPLE_RATE
-from esrt.errors import CloudError, UsageError
+from esrt.errors import AudioError, CloudError, UsageError
 from esrt.evaluate.baselines import unsupported
-from esrt.evaluate.run import Answer, Clip, System
+from esrt.evaluate.run import Answer, Clip, System, not_read
 from esrt.languages import LANGUAGES, get
 
 ENGLISH = "eng"
@@ -50,7 +50,10 @@ def system(url: str, model: str, key: str | None) -> System:
         return body
 
     def answer(http: httpx.Client, clip: Clip) -> Answer:
-        sound = wav(clip.audio)
+        try:
+            sound = wav(clip.audio)
+        except AudioError as error:
+            return not_read(clip, error)
         # Whisper's own codes are those that such servers know.
         told = {} if clip.told is None else {"language": LANGUAGES[clip.told].whisper or LANGUAGES[clip.told].bcp47}
         heard = ask(http, "transcriptions", sound, **told)

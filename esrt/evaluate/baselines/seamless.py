@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from esrt.audio.io import load
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
-from esrt.evaluate.baselines import batches, device, loaded, unsupported
+from esrt.evaluate.baselines import by_batch, device, loaded, unsupported
 from esrt.evaluate.baselines.whisper import LONGEST
 from esrt.evaluate.run import Answer, Clip, System
 
@@ -50,20 +49,18 @@ def system(name: str) -> System:
         found: list[str] = processor.tokenizer.batch_decode(out, skip_special_tokens=True)
         return [text.strip() for text in found]
 
-    def answers(clips: Sequence[Clip]) -> Iterator[Answer]:
-        for group in batches(clips, BATCH):
-            waves = [load(clip.audio) for clip in group]
-            said: list[dict[str, str]] = [{} for _ in group]  # by language; a transcript is one into the source
-            wanted = {target for clip in group for target in clip.targets} | {clip.told for clip in group if clip.named}
-            for language in sorted(filter(None, wanted)):
-                numbers = [n for n, clip in enumerate(group) if language in clip.targets or language == clip.told]
-                for n, text in zip(numbers, texts([waves[n] for n in numbers], code(language, "target")), strict=True):
-                    said[n][language] = text
-            for clip, found in zip(group, said, strict=True):
-                transcript = found.get(clip.source, "") if clip.named else ""
-                yield Answer(clip.told, transcript, {target: found[target] for target in clip.targets})
+    def batch(clips: Sequence[Clip], waves: Sequence[Samples]) -> Iterator[Answer]:
+        said: list[dict[str, str]] = [{} for _ in clips]  # by language; a transcript is one into the source
+        wanted = {target for clip in clips for target in clip.targets} | {clip.told for clip in clips if clip.named}
+        for language in sorted(filter(None, wanted)):
+            numbers = [n for n, clip in enumerate(clips) if language in clip.targets or language == clip.told]
+            for n, text in zip(numbers, texts([waves[n] for n in numbers], code(language, "target")), strict=True):
+                said[n][language] = text
+        for clip, found in zip(clips, said, strict=True):
+            transcript = found.get(clip.source, "") if clip.named else ""
+            yield Answer(clip.told, transcript, {target: found[target] for target in clip.targets})
 
-    return answers
+    return lambda clips: by_batch(clips, BATCH, batch)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
