@@ -15,14 +15,18 @@ from esrt.train.recipes import Plan
 
 
 def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
-    """The accelerator of this process; trackers write below `folder`. `bf16` is what a run began with, if it did."""
+    """The accelerator of this process; trackers write below `folder`. `bf16` is what a run began with, if it did.
+
+    Raises UsageError `wandb_refused`.
+    """
     # The main process may encode speech for hours, and the others wait for it.
     no_device = not torch.accelerator.is_available()
     processes = PartialState(cpu=no_device, timeout=timedelta(days=1))
     bf16 = recipe.bf16 if bf16 is None else bf16
     if bf16 is None:
         (bf16,) = broadcast_object_list([is_bf16_available() and faster_in_bf16(processes.device)])
-    trackers = {"tensorboard": is_tensorboard_available(), "wandb": is_wandb_available()}
+    to_wandb = is_wandb_available() and processes.is_main_process and _has_account()
+    trackers = {"tensorboard": is_tensorboard_available(), "wandb": to_wandb}
     accelerator = Accelerator(
         cpu=no_device,
         mixed_precision="bf16" if bf16 else "no",
@@ -37,6 +41,17 @@ def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings.update(train_micro_batch_size_per_gpu=1, gradient_clipping=1.0)
     return accelerator
+
+
+def _has_account() -> bool:
+    """Whether W&B may be told: somebody is signed in, or it keeps all on this machine. It never asks for a key here."""
+    import wandb
+
+    try:
+        return bool(wandb.setup().settings.mode != "online" or wandb.login(prompt=False))
+    except wandb.Error as error:
+        how = "type `wandb login`, or set WANDB_MODE=offline"
+        raise UsageError("wandb_refused", f"W&B does not let this run in ({error}): {how}.") from error
 
 
 def part_size(accelerator: Accelerator, stage: str, batch: int) -> int:

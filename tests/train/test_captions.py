@@ -156,6 +156,9 @@ def test_what_is_set_is_heard(tmp_path: Path) -> None:
         prosody.captions(rate, p, r, loud)
         for rate in prosody.RATE for p in prosody.PITCH for r in prosody.RANGE for loud in prosody.LOUDNESS
     }  # fmt: skip
+    for sources in (["eng", "khm"], ["eng", "ita"]):
+        with pytest.raises(UsageError):
+            next(prosody.rows("p", [{"eng": text}], sources, 4, tmp_path))  # before any is spoken
 
 
 def mer(folder: Path) -> Path:

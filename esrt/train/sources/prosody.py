@@ -61,10 +61,12 @@ def rows(
 
     Raises UsageError: no_voice, no_texts.
     """
-    for language in sources:
-        known = [entry[language] for entry in texts if language in entry]
+    known_of = {language: [entry[language] for entry in texts if language in entry] for language in sources}
+    for language, known in known_of.items():  # before any is spoken
+        espeak.voices(language)
         if not known:
             raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
+    for language, known in known_of.items():
         rng, accents = random.Random(f"{seed}/{language}"), espeak.voices(language)
         for index in tqdm(range(each), desc=f"speaking {language}", unit="clip", disable=None):
             manner = tuple(rng.choice(list(choice)) for choice in (RATE, PITCH, RANGE, LOUDNESS))
