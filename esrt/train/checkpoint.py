@@ -1,7 +1,7 @@
 """Training state on disk, renamed into place: a kill loses at most the steps since the last one.
 
-One safetensors file has weights and moments. Where processes share them out (FSDP, DeepSpeed), accelerate writes its
-own folder, and the file says which.
+One safetensors file has weights and moments, however many processes train, and whether they share them out by FSDP.
+Under DeepSpeed, and FSDP's first version, accelerate writes its own folder, and the file says which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from esrt.errors import UsageError
 from esrt.model.manifest import flush
@@ -93,10 +95,12 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
         shards = f"shards-{at.stage}-{at.step}"
         accelerator.save_state(str(folder / shards))
     else:
+        if isinstance(model, FSDPModule):
+            model.reshard()  # a validation leaves whole parameters, which the optimizer does not know
         for name, parameter in trained(accelerator.unwrap_model(model)).items():
-            tensors[f"weight/{name}"] = parameter.detach()
+            tensors[f"weight/{name}"] = _whole(parameter.detach())
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = value.detach()
+                tensors[f"{key}/{name}"] = _whole(value.detach())
     if not accelerator.is_main_process:
         return
     beside = folder / f"{FILE}.part"
@@ -110,21 +114,43 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
 
 
 def restore(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts weights and moments back."""
+    """Puts weights and moments back. Raises UsageError `resume_mismatch`."""
     parameters = trained(accelerator.unwrap_model(model))
     with safe_open(folder / FILE, "pt") as file:
-        if shards := file.metadata()["shards"]:
+        shards = file.metadata()["shards"]
+        if bool(shards) != _shared_out(accelerator):
+            text = (
+                f"The run in {folder} {'began' if shards else 'did not begin'} under DeepSpeed or FSDP 1: launch it so."
+            )
+            raise UsageError("resume_mismatch", text)
+        if shards:
             accelerator.load_state(str(folder / shards))
             return
         for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
             kind, _, name = key.partition("/")
             parameter, value = parameters[name], file.get_tensor(key)
-            if kind == "weight":
-                parameter.data.copy_(value)
+            if kind == "step":  # which AdamW keeps where it was made
+                optimizer.state[parameter][kind] = value
+            elif kind == "weight":
+                with torch.no_grad():
+                    parameter.copy_(_shared_as(parameter, value))
             else:
-                # AdamW keeps its count of steps, a tensor without dimensions, where it was made.
-                optimizer.state[parameter][kind] = value if value.ndim == 0 else value.to(parameter.device)
+                optimizer.state[parameter][kind] = _shared_as(parameter, value)
+
+
+def _whole(value: Tensor) -> Tensor:
+    """All of a tensor that FSDP shares out over processes, each of which calls this; any other as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _shared_as(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """A whole value where the parameter is: this process' part, if it has a part only."""
+    there = value.to(parameter.device).reshape(parameter.shape)  # scalars of older versions have a dimension now
+    if not isinstance(parameter, DTensor):
+        return there
+    return distribute_tensor(there, parameter.device_mesh, parameter.placements)
 
 
 def _shared_out(accelerator: Accelerator) -> bool:
-    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    fsdp1 = accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
+    return fsdp1 or accelerator.distributed_type == DistributedType.DEEPSPEED

@@ -65,7 +65,8 @@ class Trainer:
     def losses(self, batches: Batches, stage: Stage, step: int, samples: Sequence[Sample], part: slice) -> Losses:
         """The losses of a part of a batch."""
         batch = send_to_device(batches.tensors(stage, step, samples, part), self.accelerator.device)
-        losses: Losses = self.model(stage.objective, batch)
+        with self.accelerator.autocast():  # under FSDP the model does not do so by itself
+            losses: Losses = self.model(stage.objective, batch)
         return losses
 
     def step(self, stage: Stage, step: int) -> dict[str, float]:

@@ -59,7 +59,7 @@ class TiedCTC(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.blank = nn.Parameter(torch.zeros(1, width))
-        self.bias = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.tensor([2.0]))  # FSDP shares out no scalars
 
     def forward(self, rows: Tensor, words: Tensor) -> Tensor:
         """Logits [b, q, 1 + n] over the blank and `words` [n, llm], rows as the LLM sees them."""

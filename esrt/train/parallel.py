@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast_object_list, is_bf16_available, is_tensorboard_available, is_wandb_available
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from esrt.errors import UsageError
 from esrt.train.recipes import Plan
@@ -40,6 +41,9 @@ def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
         # Batches are cut here, not by a data loader from which it would learn their size.
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings.update(train_micro_batch_size_per_gpu=1, gradient_clipping=1.0)
+    if accelerator.is_fsdp2:
+        # Precision is autocast's, as without FSDP: accelerate's policy would round losses and gradients to bfloat16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator
 
 

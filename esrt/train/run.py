@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
+
 from esrt.model.manifest import MANIFEST
 from esrt.train import checkpoint, finish, setup
 from esrt.train.recipes import Recipe
@@ -21,7 +23,9 @@ def run(recipe: Recipe, data: Path, folder: Path) -> None:
     trainer.accelerator.init_trackers(recipe.name)
     trainer.run()
     model = folder / "model"
-    if not _is_of(model, folder / checkpoint.FILE):
+    # The main process says it for all: it alone has surely written the state by now.
+    (kept,) = broadcast_object_list([_is_of(model, folder / checkpoint.FILE)])
+    if not kept:
         finish.save_delta(trainer, model, finish.card(recipe))
     trainer.accelerator.print(model)
     trainer.accelerator.end_training()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,7 @@ from esrt.model.manifest import whole_folder
 from esrt.train import checkpoint, loop, progress, run
 from esrt.train.loop import Trainer
 from esrt.train.recipes import RECIPES
+from tests.train.conftest import RECIPE
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,11 +40,18 @@ def numbers(run: Path) -> dict[tuple[str, int, str], float]:
     return found
 
 
-def start(data: Path, run: Path, *launcher: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
-    run.mkdir()
-    command = [sys.executable, *launcher, "-m", "tests.train.worker", str(data), str(run)]
+def start(data: Path, run: Path, *more: str, launcher: Sequence[str] = (), **settings: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT), **settings}
+    run.mkdir(exist_ok=True)
+    command = [sys.executable, *launcher, "-m", "tests.train.worker", str(data), str(run), *more]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+
+def two_processes() -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
 
 
 @pytest.fixture
@@ -79,17 +87,34 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 
 def test_two_processes_train_as_one_with_twice_the_batch_each(whole: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     both = tmp_path / "both"
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
-    assert start(tmp_path, both, *launcher).wait() == 0
+    assert start(tmp_path, both, launcher=two_processes()).wait() == 0
     one, two = numbers(whole), numbers(both)
     assert len(one) == 4 + 4 + 3 * 12 + 4 * 6
     assert two == pytest.approx(one, rel=1e-3)
     logs = [(run / "log.jsonl").read_text().splitlines() for run in (whole, both)]
     assert len(logs[0]) == len(logs[1]), "one process writes"
+
+
+def test_what_one_process_began_two_share_out_and_one_goes_on_with(
+    make_trainer: Callable[..., Trainer], whole: Path, tmp_path: Path
+) -> None:
+    """FSDP, as the commands of docs/training.md launch it, with LoRA that learns in the last stage alone."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    make_trainer(moved, stages=RECIPE.stages[:1]).run()
+    shared_out = start(
+        tmp_path, moved, "fsdp", launcher=two_processes(), ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
+        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_TRANSFORMER_CLS_TO_WRAP="Gemma3DecoderLayer",
+    )  # fmt: skip
+    assert shared_out.wait() == 0
+    assert numbers(moved) == pytest.approx(numbers(whole), rel=1e-3)
+    trainer = make_trainer(moved)
+    trainer.run()  # nothing is left, but to read the state
+    known = load_file(whole / checkpoint.FILE)
+    assert load_file(moved / checkpoint.FILE).keys() == known.keys()
+    for name, parameter in checkpoint.trained(trainer.network).items():
+        assert torch.allclose(parameter, known[f"weight/{name}"], atol=1e-4), name
 
 
 def test_a_killed_writer_leaves_the_last_checkpoint(tmp_path: Path) -> None:
