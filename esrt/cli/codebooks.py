@@ -24,7 +24,9 @@ esrt codebooks runs/first/model --data data --manifest human --clips 5000
 """,
     )
     common.trained(parser, "codebooks")
-    parser.add_argument("--clips", metavar="N", type=int, default=2000, help="clips of each manifest (default 2000)")
+    parser.add_argument(
+        "--clips", metavar="N", type=common.count, default=2000, help="clips of each manifest (default 2000)"
+    )
     parser.set_defaults(run=run)
 
 

@@ -146,8 +146,11 @@ class Batches:
             places = range(*part.indices(len(samples)))
             seeds = [[self.recipe.seed, step, place, *stage.name.encode()] for place in places]
         frames, lengths = self.frames([sample.clip for sample in mine], seeds)
+        asked = answers(examples) if examples else None
+        if not all(heard := [sample.clip.audio not in self.features.silent for sample in mine]):
+            targets, asked = _only(torch.tensor(heard), targets, asked)
         voices = None if self.voices is None else self.voices.of([sample.clip.audio for sample in mine])
-        return Batch(frames, lengths, targets, answers(examples) if examples else None, voices)
+        return Batch(frames, lengths, targets, asked, voices)
 
     def _whisper_targets(self, samples: Sequence[Sample]) -> Targets:
         found = [torch.tensor(token_ids(self.whisper_tokenizer, plain(s.clip.transcript))).long() for s in samples]
@@ -173,6 +176,18 @@ class Batches:
         """The tokens of all that a clip's captions say."""
         texts = [text for _, texts in clip.captions for text in texts]
         return torch.tensor([token for text in texts for token in token_ids(self.tokenizer, text)]).long()
+
+
+def _only(
+    heard: Tensor, targets: Targets | None, asked: Answers | None
+) -> tuple[Targets | None, Answers | None]:  # fmt: skip
+    """No words are learned of the clips that are not `heard` [b], bool."""
+    if targets is not None:
+        tokens = targets.tokens[heard.repeat_interleave(targets.lengths)]
+        targets = targets._replace(tokens=tokens, lengths=targets.lengths * heard)
+    if asked is not None:
+        asked = asked._replace(learned=asked.learned & heard[:, None])
+    return targets, asked
 
 
 def _targets(tokens: Sequence[Tensor], known: Tensor, classes: Tensor) -> Targets:

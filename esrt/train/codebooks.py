@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint
 from esrt.train import adapter_rows
@@ -40,13 +41,18 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> None:
     """
     _faiss()  # before all the rest: it takes minutes
     chosen = [audio for name in names for audio in _draw(read_manifest(data / f"{name}.jsonl"), clips)]
-    rows = np.concatenate([made.half().cpu().numpy() for _, made in adapter_rows.of(folder, data, chosen)])
-    if rows.shape[0] * rows.shape[1] < _FEWEST_ROWS * WORDS:
-        raise UsageError("too_few_clips", f"{len(rows)} clips are too few to train codebooks: take more (--clips).")
-    tables = checkpoint.read_state(folder / checkpoint.CODEC)
+    _enough(len(chosen), folder)
+    made_rows = [made.half().cpu().numpy() for _, made in adapter_rows.of(folder, data, chosen)]
+    _enough(sum(map(len, made_rows)), folder)
+    rows, tables = np.concatenate(made_rows), checkpoint.read_state(folder / checkpoint.CODEC)
     made = {"int8_scale": tables["int8_scale"], **int4(rows), **books(rows, metric(checkpoint.load_projector(folder)))}
     with adapter_rows.renewed(folder) as work:
         checkpoint.save_codec(made, work)
+
+
+def _enough(clips: int, folder: Path) -> None:
+    if clips * ModelConfig.load(folder / "config.json").adapter.queries < _FEWEST_ROWS * WORDS:
+        raise UsageError("too_few_clips", f"{clips} clips are too few to train codebooks: take more (--clips).")
 
 
 def _faiss() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,8 @@ _BATCH_FRAMES = 4000
 class Frames(Protocol):
     """Where the encoder's frames of clips come from: `features.Features` or `features.Live`.
 
-    `lengths` is audio -> how many frames; 0 where a clip cannot be used.
+    `lengths` is audio -> how many frames; 0 where a clip cannot be used. `silent` are those that turned out to hold no
+    sound when they were asked for.
     """
 
     @property
@@ -27,6 +28,9 @@ class Frames(Protocol):
 
     @property
     def lengths(self) -> Mapping[str, int]: ...
+
+    @property
+    def silent(self) -> Collection[str]: ...
 
     def of(self, audios: Sequence[str]) -> list[np.ndarray]:
         """float16 [t, width] of each clip."""

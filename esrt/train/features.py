@@ -41,6 +41,7 @@ class Features:
         folder.mkdir(parents=True, exist_ok=True)
         self._root = folder.resolve().parent
         self.width, self.context = width, context
+        self.silent: frozenset[str] = frozenset()  # what has no sound has no frames here
         self.index: dict[str, tuple[int, int]] = {}
         self._folder, self._data, self._lines = folder, folder / "frames.f16", folder / "index.jsonl"
         self._encoder = folder / "encoder.json"  # what the frames are of
@@ -112,7 +113,8 @@ class Features:
         """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there.
 
         A second command that fills the same folder waits, and encodes only what the first one did not. A clip of less
-        than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit.
+        than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit; AudioError
+        `audio_not_found` where a sound is missing.
         """
         with FileLock(self._folder / ".lock"):
             self._read()
@@ -126,6 +128,7 @@ class Features:
                     f"Frames of {len(missing):,} clips take {needed / 1e9:,.0f} GB; {self._folder} has "
                     f"{free / 1e9:,.0f} GB left: choose fewer clips, or move the folder of data to a larger disk.",
                 )
+            _are_there(missing)
             self._fill(missing, config, encoder)
 
     def has_room(self, audios: Iterable[str]) -> bool:
@@ -165,6 +168,14 @@ class Features:
                 for place, rows in encode(waves, mel, encoder):
                     self.append(clips[place][0], rows, clips[place][1])
                     bar.update(1)
+
+
+def _are_there(audios: Iterable[str]) -> None:
+    """Looks for all sounds at once, before the hours that the first ones take."""
+    gone = [audio for audio in audios if not audio.startswith(SPOKEN_ON_THE_FLY) and not Path(audio).is_file()]
+    if gone:
+        more = f" (and {len(gone) - 1:,} more)" if gone[1:] else ""
+        raise AudioError("audio_not_found", f"{gone[0]}{more} does not exist: check the manifest's paths.")
 
 
 def _stamp(audio: str) -> list[int]:
@@ -209,13 +220,17 @@ class Live:
     def __init__(self, cache: Features, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
         self._cache, self._encoder = cache, encoder
         self._mel = LogMel(config.encoder.mel_bins).to(encoder.conv1.weight.device)
-        self.width = cache.width
-        self.lengths = {**padded_counts(cache.missing(audios), cache.context), **cache.lengths}
+        self.width, self.silent = cache.width, set[str]()
+        missing = cache.missing(audios)
+        _are_there(missing)
+        self.lengths = {**padded_counts(missing, cache.context), **cache.lengths}
 
     def of(self, audios: Sequence[str]) -> list[np.ndarray]:
         """float16 [t, width] of each clip."""
         unknown = self._cache.missing(audios)
-        waves = [pad(sound(audio)[:WINDOW_SAMPLES], self._cache.context) for audio in unknown]
+        sounds = [sound(audio)[:WINDOW_SAMPLES] for audio in unknown]
+        self.silent.update(audio for audio, samples in zip(unknown, sounds, strict=True) if not len(samples))
+        waves = [pad(samples, self._cache.context) for samples in sounds]
         made = {unknown[place]: rows for place, rows in encode(waves, self._mel, self._encoder)}
         return [made[audio] if audio in made else self._cache.get(audio) for audio in audios]
 

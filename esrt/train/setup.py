@@ -188,10 +188,17 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
         if not (start / "adapter.safetensors").is_file():
             text = f"{recipe.start} is no trained model: it has no adapter.safetensors. A run's is in `model`."
             raise ModelError("model_not_found", text)
+        other = ModelConfig.load(start / "config.json")
+        if (other.adapter, other.encoder.width, other.llm.width) != (
+            config.adapter, config.encoder.width, config.llm.width,
+        ):  # fmt: skip
+            text = f"{recipe.start} is {other.name}, no start for {recipe.name}, which trains {recipe.model}."
+            raise ModelError("model_mismatch", text)
     of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
     if recipe.frozen_llm:
         of["llm"] = "frozen"
     checkpoint.same_run(run, at, of, accelerator.is_main_process)
+    voices = Voices() if recipe.adversary else None
     names = {name for stage in recipe.stages for name in stage.weights or recipe.weights}
     rows = {name: capped(read_manifest(data / f"{name}.jsonl"), recipe.cap, recipe.seed) for name in sorted(names)}
     whisper, whisper_tokenizer = read_whisper(config)
@@ -217,8 +224,6 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     back = None
     if recipe.validate_every:
         sets, back = split(sets)
-
-    voices = Voices() if recipe.adversary else None
 
     def batches(members: Mapping[str, Sequence[Clip]], augment: bool, voices: Voices | None = None) -> Batches:
         weights = {name: recipe.weights.get(name, 1.0) for name in members}

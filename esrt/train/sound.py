@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ def sound(audio: str) -> Samples:
     """A recording, float32 [n] at 16 kHz; nothing of one that is empty, as some packages have them, or damaged.
 
     A damaged one is named on stderr: among a million clips, it is no reason to stop. Raises AudioError where the file
-    is missing; UsageError as `synth.load` does.
+    is missing or may not be read; UsageError as `synth.load` does.
     """
     if audio.startswith(SPOKEN_ON_THE_FLY):
         return synth.load(audio)
@@ -29,7 +30,7 @@ def sound(audio: str) -> Samples:
                 raise file.damage
             return samples
     except AudioError as error:
-        if error.code == "audio_not_found":
+        if not os.access(audio, os.R_OK):
             raise
         if error.code != "audio_empty":
             tqdm.write(str(error), file=sys.stderr)

@@ -65,6 +65,27 @@ def test_a_nan_stops_and_leaves_the_batch(make_trainer: Callable[..., Trainer], 
     assert all(math.isnan(sample["answer"]) for sample in report["samples"])
 
 
+def test_no_words_are_learned_of_silence(make_trainer: Callable[..., Trainer]) -> None:
+    """A clip that turned out to be damaged, in a run whose frames are not kept."""
+    trainer = make_trainer()
+    features = trainer.batches.features
+    for stage in trainer.recipe.stages:
+        samples = trainer.batches.samples(stage, 0)
+        features.silent = frozenset()  # type: ignore[misc]
+        whole = trainer.batches.tensors(stage, 0, samples, slice(0, 4))
+        features.silent = frozenset({samples[1].clip.audio})  # type: ignore[misc]
+        batch = trainer.batches.tensors(stage, 0, samples, slice(0, 4))
+        silent = torch.tensor([sample.clip.audio in features.silent for sample in samples])
+        assert batch.targets is not None and whole.targets is not None
+        assert torch.equal(batch.targets.lengths, whole.targets.lengths * ~silent)
+        assert len(batch.targets.tokens) == batch.targets.lengths.sum()
+        if stage.objective == "llm":
+            assert batch.answers is not None and whole.answers is not None
+            assert torch.equal(batch.answers.learned.any(1), ~silent)
+            assert torch.equal(batch.answers.learned[~silent], whole.answers.learned[~silent])
+        assert all(map(math.isfinite, trainer.step(stage, 0).values()))
+
+
 def test_a_frozen_llm_keeps_its_lora(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
     frozen = replace(trainer.recipe.stages[2], lora_rate=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from esrt import hub
 from esrt.config import PRESETS
-from esrt.errors import UsageError
+from esrt.errors import AudioError, ModelError, UsageError
 from esrt.hub import packages
 from esrt.model import checkpoint
 from esrt.train import parallel
@@ -75,6 +76,14 @@ def test_a_real_model_trained_on_writes_all_that_it_could(tmp_path: Path, capfd:
             build(replace(recipe, accumulate=2, stages=(replace(stage, **wrong),)), data, folder)
         assert refused.value.code == code
 
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter.safetensors").touch()
+    PRESETS["ESRT-4B"].save(other / "config.json")
+    with pytest.raises(ModelError, match="is ESRT-4B, no start") as mismatch:
+        build(replace(recipe, start=str(other)), data, folder)
+    assert mismatch.value.code == "model_mismatch"
+
     made = build(recipe, data, folder).batches.vocabularies
     assert "mine.jsonl: 2 clips are left out" in capfd.readouterr().err
     before = checkpoint.load_outputs(hub.resolve("ESRT-270M"))
@@ -90,7 +99,7 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
     whisper, _ = read_whisper(config)
     accelerator = parallel.start(replace(esrt_270m(), bf16=False), tmp_path)
 
-    def frames(folder: Path, begins: bool) -> Frames:
+    def frames(folder: Path, begins: bool, audios: Sequence[str] = audios) -> Frames:
         return encoder_frames(folder, audios, config, whisper, accelerator, tmp_path, begins)
 
     kept = frames(tmp_path / "data", True)
@@ -113,7 +122,9 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
     broken.write_bytes(Path(audios[0]).read_bytes()[:-2000])
     silent, again = live.of([str(broken), audios[0]])
     assert len(silent) and np.array_equal(again, both[0]), "a step goes on without it"
-    assert str(broken) in capfd.readouterr().err
+    assert str(broken) in capfd.readouterr().err and set(live.silent) == {str(broken)}
+    with pytest.raises(AudioError, match=r"gone1\.wav \(and 1 more\) does not exist"):  # before any is encoded
+        frames(tmp_path / "third", True, [*audios, "gone1.wav", "gone2.wav"])
 
     monkeypatch.undo()
     resumed = frames(tmp_path / "other", False)
