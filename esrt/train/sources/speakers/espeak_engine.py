@@ -1,8 +1,9 @@
 """espeak-ng's library as a program that speaks: requests on standard input, sound on standard output.
 
-A program of its own, for the library ends its process (a null pointer, its formants) once in some thousand sentences,
-never at the same one. A request is a line of JSON: text, voice, speed, pitch, pitch_range. An answer is a line with a
-rate in Hz and a count, then as many samples, int16; the rate is 0 where espeak-ng does not know the voice.
+A program of its own, for the library ends its process now and then: it read a null pointer among its formants in three
+of four runs of some 5,200 sentences in 21 languages. A request is a line of JSON: text, voice, speed, pitch,
+pitch_range. An answer is a line with a rate in Hz and a count, then as many samples, int16; the rate is 0 where
+espeak-ng does not know the voice.
 """
 
 import ctypes
