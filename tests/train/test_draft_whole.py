@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for number in range(120):
         audio = str(folder / "data" / f"{number}.wav")
         features.append(audio, dice.standard_normal((20 + number % 40, tiny.WIDTH)))
-        rows.append(Row(str(number), audio, "eng", "deu", "a reference", "ein Satz"))
+        rows.append(Row(str(number), audio, "eng", "deu", f"a reference {number}", "ein Satz"))
     write_manifest(folder / "data" / "clips.jsonl", rows)
     return ready, folder / "data"
 
@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_draws_the_same_captions(whole: tuple[Path, Path], tm
     for number in range(120):
         audio = str(tmp_path / f"{number}.wav")
         features.append(audio, dice.standard_normal((20, tiny.WIDTH)))
-        rows.append(Row(str(number), audio, "eng", "eng", "a reference", "", captions))
+        rows.append(Row(str(number), audio, "eng", "eng", f"a reference {number}", "", captions))
     write_manifest(tmp_path / "clips.jsonl", rows)
 
     def source() -> Source:
