@@ -51,6 +51,7 @@ def test_what_is_held_back() -> None:
     assert len({clip.audio.rsplit("/")[-1] for clip in back["m"]}) == len(back["m"]) / 2, (
         "a text with all its languages"
     )
+    assert held_back(clips[0]) == held_back(replace(clips[0], audio="elsewhere/0.wav"))
     # As in FLEURS, whose recordings of a sentence have names of their own in each language.
     for n in range(200):
         english = Clip(f"{n}.wav", "eng", f"Text {n}.", (("fra", f"Texte {n}."),), 10)

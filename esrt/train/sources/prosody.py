@@ -14,8 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from esrt.audio.samples import Samples
-from esrt.errors import UsageError
-from esrt.languages import LANGUAGES
 from esrt.train.manifest import Row
 from esrt.train.sources import synth
 from esrt.train.sources.speakers import espeak
@@ -61,17 +59,12 @@ def rows(
 
     Raises UsageError: no_voice, no_texts.
     """
-    known_of = {language: [entry[language] for entry in texts if language in entry] for language in sources}
-    for language, known in known_of.items():  # before any is spoken
-        espeak.voices(language)
-        if not known:
-            raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
-    for language, known in known_of.items():
+    for language, known in synth.by_language(texts, sources, espeak).items():
         rng, accents = random.Random(f"{seed}/{language}"), espeak.voices(language)
         for index in tqdm(range(each), desc=f"speaking {language}", unit="clip", disable=None):
             manner = tuple(rng.choice(list(choice)) for choice in (RATE, PITCH, RANGE, LOUDNESS))
             rate, pitch, pitch_range, loudness = manner
-            text = rng.choice(known)
+            text = rng.choice(known)[language]
             spoken = say(text, rng.choice(accents), (rate, pitch, pitch_range, loudness), rng)
             if not synth.SHORTEST < len(spoken) < synth.LONGEST:
                 continue

@@ -63,13 +63,7 @@ def rows(
     engine = SPEAKERS[speaker]
     if clips is None and engine is not espeak:
         raise UsageError("not_repeatable", f"{speaker} never sounds the same twice: it needs a folder for its clips.")
-    by_language = {language: [entry for entry in texts if language in entry] for language in sources}
-    # All are looked at first: what is missing shows before hours of speaking.
-    for language, known in by_language.items():
-        engine.voices(language)
-        if not known:
-            raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
-    for language, known in by_language.items():
+    for language, known in by_language(texts, sources, engine).items():
         rng = random.Random(f"{seed}/{language}")
         count = len(known) if each is None else each
         chosen = known * (count // len(known)) + rng.sample(known, count % len(known))
@@ -85,6 +79,21 @@ def rows(
             else:
                 audio = recipe(transcript, disturbance, voice)
             yield from rows_of(key, audio, language, entry, targets)
+
+
+def by_language(
+    texts: Sequence[dict[str, str]], sources: Sequence[str], engine: Speaker
+) -> dict[str, list[dict[str, str]]]:
+    """The texts that each language of `sources` has; all are looked at, before hours of speaking.
+
+    Raises UsageError: no_texts, and as `engine.voices` does.
+    """
+    found = {language: [entry for entry in texts if language in entry] for language in sources}
+    for language, known in found.items():
+        engine.voices(language)
+        if not known:
+            raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
+    return found
 
 
 def rows_of(key: str, audio: str, language: str, entry: dict[str, str], targets: Sequence[str]) -> Iterator[Row]:

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -85,15 +86,13 @@ def _ask(request: bytes) -> tuple[int, bytes] | None:
     """The engine's answer, a rate in Hz and int16 samples; None where it ended: the next time, another is started."""
     engine = _engine(os.getpid())
     assert engine.stdin and engine.stdout
-    try:
+    with suppress(BrokenPipeError, ValueError):
         engine.stdin.write(request)
         engine.stdin.flush()
         rate, count = (int(number) for number in engine.stdout.readline().split())
         spoken = engine.stdout.read(2 * count)
-    except (BrokenPipeError, ValueError):
-        rate, count, spoken = 0, 1, b""
-    if len(spoken) == 2 * count:
-        return rate, spoken
+        if len(spoken) == 2 * count:
+            return rate, spoken
     engine.communicate()
     _engine.cache_clear()
     return None
