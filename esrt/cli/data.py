@@ -58,8 +58,9 @@ esrt data check data/fleurs.jsonl
     asterisk = _verb(verb, "asterisk", "Telephone prompts in eng spa fra ita rus.", _ASTERISK, _asterisk)
     asterisk.add_argument("--transcripts", metavar="F", help="JSONL {language, id, text} of what is not English")
     fillets = _verb(verb, "fillets", "Acted dialogue of a game in ces nld.", _FILLETS, _fillets)
+    drascula = _verb(verb, "drascula", "Acted dialogue of a game in spa eng.", _DRASCULA, _drascula)
     tuxpaint = _verb(verb, "tuxpaint", "Spoken captions in fra rus ron cat bul spa ell dan bel nld.", _TUX, _tuxpaint)
-    for package in (asterisk, fillets, tuxpaint):
+    for package in (asterisk, fillets, drascula, tuxpaint):
         package.add_argument("unpacked", metavar="UNPACKED", help=UNPACKED)
         _languages(package, source="all", target="all")
 
@@ -206,6 +207,13 @@ def _fillets(args: argparse.Namespace) -> Manifests:
     return _held_out(args, fillets.rows)
 
 
+def _drascula(args: argparse.Namespace) -> Manifests:
+    from esrt.train.sources import drascula
+
+    clips = Path(args.out).resolve() / args.name
+    return _held_out(args, lambda root, test: drascula.rows(root, clips, test))
+
+
 def _tuxpaint(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import tuxpaint
 
@@ -213,7 +221,7 @@ def _tuxpaint(args: argparse.Namespace) -> Manifests:
 
 
 def _held_out(args: argparse.Namespace, rows: Callable[[Path, bool], Iterable[Row]]) -> Manifests:
-    """What to train on, and beside it the fifth that is held out, unless nothing is."""
+    """What to train on, and beside it what is held out, unless nothing is."""
     root = Path(args.unpacked).resolve()
     yield "", _asked(args, rows(root, False))
     if test := list(_asked(args, rows(root, True))):
@@ -288,6 +296,9 @@ esrt data asterisk unpacked --transcripts recipes/asterisk-transcripts.jsonl --o
 """
 _FILLETS = """
 esrt data fillets unpacked --target eng,deu --out data
+"""
+_DRASCULA = """
+esrt data drascula unpacked --source spa --target eng,fra --out data
 """
 _TUX = """
 esrt data tuxpaint unpacked --source fra,ron --target eng,deu --out data

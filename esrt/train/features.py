@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,21 +68,39 @@ class Features:
             if stamp and _stamp(audio) not in ([], stamp):
                 del self.index[audio]
         if self._frames and not self._fits():
-            raise UsageError(
-                "features_differ",
-                f"{self._folder} has frames of another encoder than this one of width {self.width} and context "
-                f"{self.context!r}: move it away, or use another folder of data.",
-            )
+            raise self._differ()
+
+    def _differ(self) -> UsageError:
+        return UsageError(
+            "features_differ",
+            f"{self._folder} has frames of another encoder than this one of width {self.width} and context "
+            f"{self.context!r}: move it away, or use another folder of data.",
+        )
+
+    def _known(self) -> dict[str, object]:
+        """What is written down of the encoder whose frames these are."""
+        return dict(json.loads(self._encoder.read_text(encoding="utf-8"))) if self._encoder.is_file() else {}
 
     def _fits(self) -> bool:
-        """Whether the frames are of our encoder; where no file says so, whether their size is right."""
-        if self._encoder.is_file():
-            return json.loads(self._encoder.read_text(encoding="utf-8")) == self._described()
+        """Whether the frames are of an encoder of our shape; where no file says so, whether their size is right."""
+        if known := self._known():
+            return known | self._described() == known
         behind = self._data.stat().st_size // (2 * self.width) - self._frames
         return 0 <= behind <= _MOST  # an interrupted run leaves one clip at most
 
     def _described(self) -> dict[str, object]:
         return {"width": self.width, "context": self.context}
+
+    def check(self, encoder: WhisperEncoder) -> str:
+        """The digest of the encoder's weights as they encode. Raises UsageError `features_differ` where the frames are
+        another's.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for weight in encoder.state_dict().values():
+            digest.update(weight.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+        if self._frames and self._known().get("weights", digest.hexdigest()) != digest.hexdigest():
+            raise self._differ()
+        return digest.hexdigest()
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -113,13 +132,14 @@ class Features:
         """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there.
 
         A second command that fills the same folder waits, and encodes only what the first one did not. A clip of less
-        than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit; AudioError
-        `audio_not_found` where a sound is missing.
+        than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit, and `check`'s;
+        AudioError `audio_not_found` where a sound is missing.
         """
         with FileLock(self._folder / ".lock"):
             self._read()
+            described = self._described() | {"weights": self.check(encoder)}
             beside = self._encoder.with_suffix(".part")
-            beside.write_text(json.dumps(self._described()), encoding="utf-8")
+            beside.write_text(json.dumps(described), encoding="utf-8")
             beside.replace(self._encoder)
             missing = self.missing(audios)
             if (needed := self._needed(missing)) > (free := self._free()):

@@ -101,10 +101,11 @@ def vocabularies(
 def cached_frames(
     folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
 ) -> Features:
-    """The cache of frames in `folder`, with all of `audios` in it."""
-    features = Features(folder, config.encoder.width, config.context)
+    """The cache of frames in `folder`, with all of `audios` in it. Raises what `Features` raises."""
+    features, encoder = Features(folder, config.encoder.width, config.context), speech_encoder(config, whisper)
+    features.check(encoder)
     if any(audio not in features.index for audio in audios):
-        features.fill(audios, config, speech_encoder(config, whisper).to(device))
+        features.fill(audios, config, encoder.to(device))
     return features
 
 

@@ -52,7 +52,18 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Esrt:
 
 @pytest.mark.parametrize(
     "verb",
-    ["fleurs", "covost2", "commonvoice", "speech-folder", "asterisk", "fillets", "tuxpaint", "synth", "check"],
+    [
+        "fleurs",
+        "covost2",
+        "commonvoice",
+        "speech-folder",
+        "asterisk",
+        "fillets",
+        "drascula",
+        "tuxpaint",
+        "synth",
+        "check",
+    ],
 )
 def test_help_has_examples_that_parse(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -200,6 +211,7 @@ def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:
         ("asterisk NONE --out OUT", "wrong_layout", "unpack"),
         ("asterisk NONE --transcripts NONE --out OUT", "manifest_not_readable", "No such file"),
         ("fillets NONE --out OUT", "wrong_layout", "unpack"),
+        ("drascula NONE --out OUT", "wrong_layout", "unpack"),
         ("tuxpaint HUB --out OUT", "wrong_layout", "unpack"),
         ("synth NONE --source eng --out OUT", "manifest_not_readable", "No such file"),
         ("synth HUB --source eng --out OUT", "no_texts", "unpack"),

@@ -121,7 +121,16 @@ def test_frames_are_counted_as_they_are_padded(tmp_path: Path, samples: int) -> 
 def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[str]) -> None:
     folder = tmp_path / "features"
     Features(folder, 64, "full")  # nothing is there yet
-    Features(folder, 32).fill(recordings[:2], CONFIG, WhisperEncoder(CONFIG.encoder))
+    encoder, trained = WhisperEncoder(CONFIG.encoder), WhisperEncoder(CONFIG.encoder)
+    Features(folder, 32).fill(recordings[:2], CONFIG, encoder)
+    trained.load_state_dict(encoder.state_dict())
+    Features(folder, 32).check(trained.float())
+    with torch.no_grad():
+        next(trained.parameters())[0] *= 1.01
+    with pytest.raises(UsageError, match="another encoder"):
+        Features(folder, 32).check(trained)
+    with pytest.raises(UsageError, match="another encoder"):
+        Features(folder, 32).fill([], CONFIG, trained)
     for width in (64, 4):
         with pytest.raises(UsageError, match="another encoder"):
             Features(folder, width)
