@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esrt import languages
 from esrt.cli import common
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ def add(verbs: Verbs) -> None:
         """
 esrt finder runs/first/model --data data --manifest human,synth
 esrt finder runs/first/model --data data --manifest human --clips 5000
+esrt finder runs/first/model --data data --manifest human,tuxpaint --source eng,spa,fra
 """,
     )
     common.trained(parser, "finder")
     parser.add_argument(
         "--clips", metavar="N", type=common.count, default=500, help="clips of a language and manifest (default 500)"
     )
+    parser.add_argument("--source", metavar="LANGS", help="languages to tell apart (default: all there)")
     parser.set_defaults(run=run)
 
 
@@ -34,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, and say which languages are found now."""
     from esrt.train import finder
 
-    codes = finder.run(Path(args.model), Path(args.data), args.manifest.split(","), args.clips)
+    sources = None if args.source is None else languages.parse_list(args.source)
+    codes = finder.run(Path(args.model), Path(args.data), args.manifest.split(","), args.clips, sources)
     print(f"{args.model}: finds {', '.join(codes)}")
     return 0

@@ -216,9 +216,10 @@ def build(
 
 def cached(folder: Path, audios: list[str], model: M2M, device: torch.device) -> Features:
     """The cache of the frozen encoder's frames in `folder`, with all of `audios` in it."""
-    features, encoder = Features(folder, model.whisper.config.d_model), speech_encoder(model)
-    features.check(encoder)
+    features = Features(folder, model.whisper.config.d_model)
+    features.check(model.whisper.model.encoder.state_dict())
     if any(audio not in features.index for audio in audios):
+        encoder = speech_encoder(model)
         config = replace(PRESETS["ESRT-270M"], encoder=encoder_shape(model), context="speech")
         features.fill(audios, config, encoder.to(device))
     return features

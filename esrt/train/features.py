@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
+from torch import Tensor
 from tqdm import tqdm
 
 from esrt.audio.io import Sound
@@ -91,12 +92,10 @@ class Features:
     def _described(self) -> dict[str, object]:
         return {"width": self.width, "context": self.context}
 
-    def check(self, encoder: WhisperEncoder) -> str:
-        """The digest of the encoder's weights as they encode. Raises UsageError `features_differ` where the frames are
-        another's.
-        """
+    def check(self, encoder: Mapping[str, Tensor]) -> str:
+        """The digest of an encoder's weights. Raises UsageError `features_differ` where the frames are another's."""
         digest = hashlib.blake2b(digest_size=16)
-        for weight in encoder.state_dict().values():
+        for _, weight in sorted(encoder.items()):
             digest.update(weight.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
         if self._frames and self._known().get("weights", digest.hexdigest()) != digest.hexdigest():
             raise self._differ()
@@ -137,7 +136,7 @@ class Features:
         """
         with FileLock(self._folder / ".lock"):
             self._read()
-            described = self._described() | {"weights": self.check(encoder)}
+            described = self._described() | {"weights": self.check(encoder.state_dict())}
             beside = self._encoder.with_suffix(".part")
             beside.write_text(json.dumps(described), encoding="utf-8")
             beside.replace(self._encoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,20 @@ _DECAY = 0.01
 _ITERATIONS = 300
 
 
-def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> list[str]:
-    """Gives the delta folder a finder of all languages that the manifests `data`/<name>.jsonl speak, and returns these.
+def run(
+    folder: Path, data: Path, names: Sequence[str], clips: int, sources: Collection[str] | None = None
+) -> list[str]:
+    """Gives the delta folder a finder of the languages `sources`, or all that the manifests `data`/<name>.jsonl speak.
 
-    At most `clips` of each language of each manifest are heard. Raises UsageError `model_is_built` for a folder that
-    was made of another, and `too_few_languages`; ModelError.
+    Returns those it finds. At most `clips` of each language of each manifest are heard. Raises UsageError
+    `model_is_built` for a folder that was made of another, and `too_few_languages`; ModelError.
     """
-    spoken = {audio: code for name in names for audio, code in _draw(read_manifest(data / f"{name}.jsonl"), clips)}
+    spoken = {
+        audio: code
+        for name in names
+        for audio, code in _draw(read_manifest(data / f"{name}.jsonl"), clips)
+        if sources is None or code in sources
+    }
     means, heard = [], []
     for audios, rows in adapter_rows.of(folder, data, list(spoken)):
         means.append(rows.mean(1).cpu())

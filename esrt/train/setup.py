@@ -102,10 +102,10 @@ def cached_frames(
     folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
 ) -> Features:
     """The cache of frames in `folder`, with all of `audios` in it. Raises what `Features` raises."""
-    features, encoder = Features(folder, config.encoder.width, config.context), speech_encoder(config, whisper)
-    features.check(encoder)
+    features = Features(folder, config.encoder.width, config.context)
+    features.check(part(whisper, "encoder."))
     if any(audio not in features.index for audio in audios):
-        features.fill(audios, config, encoder.to(device))
+        features.fill(audios, config, speech_encoder(config, whisper).to(device))
     return features
 
 

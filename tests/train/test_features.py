@@ -124,11 +124,11 @@ def test_frames_of_another_encoder_are_refused(tmp_path: Path, recordings: list[
     encoder, trained = WhisperEncoder(CONFIG.encoder), WhisperEncoder(CONFIG.encoder)
     Features(folder, 32).fill(recordings[:2], CONFIG, encoder)
     trained.load_state_dict(encoder.state_dict())
-    Features(folder, 32).check(trained.float())
+    Features(folder, 32).check(trained.double().state_dict())
     with torch.no_grad():
         next(trained.parameters())[0] *= 1.01
     with pytest.raises(UsageError, match="another encoder"):
-        Features(folder, 32).check(trained)
+        Features(folder, 32).check(trained.state_dict())
     with pytest.raises(UsageError, match="another encoder"):
         Features(folder, 32).fill([], CONFIG, trained)
     for width in (64, 4):

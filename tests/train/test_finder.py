@@ -46,6 +46,7 @@ def test_a_model_folder_gets_a_finder(folder: Path) -> None:
     model, data = folder / "model", folder / "data"
     assert finder.load(model) is None
     before = checkpoint.fingerprint(model)
+    assert fitting.run(model, data, ["clips"], 1000, {"rus", "deu", "eng"}) == ["deu", "rus"]
     assert fitting.run(model, data, ["clips"], 1000) == list(CODES)
     manifest.check(model)
     assert checkpoint.fingerprint(model) == before, "devices need nothing new"
