@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -93,10 +94,13 @@ class Features:
         return {"width": self.width, "context": self.context}
 
     def check(self, encoder: Mapping[str, Tensor]) -> str:
-        """The digest of an encoder's weights. Raises UsageError `features_differ` where the frames are another's."""
+        """The digest of an encoder's weights. Raises UsageError `features_differ` where the frames are another's.
+
+        In float16, as models are saved: what was saved and read again is the same encoder.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for _, weight in sorted(encoder.items()):
-            digest.update(weight.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+            digest.update(weight.half().cpu().numpy().tobytes())
         if self._frames and self._known().get("weights", digest.hexdigest()) != digest.hexdigest():
             raise self._differ()
         return digest.hexdigest()
@@ -170,7 +174,7 @@ class Features:
         return sum(padded_counts(missing, self.context).values()) * self.width * 2
 
     def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        encoder, mel = encoder.to(torch.bfloat16).eval(), LogMel(config.encoder.mel_bins)
+        encoder, mel = copy.deepcopy(encoder).to(torch.bfloat16).eval(), LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
             for first in range(0, len(missing), pool):

@@ -94,6 +94,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert not all(torch.equal(first[name], before[name]) for name in first)
 
 
+def test_a_model_takes_frames_of_its_own_encoder_only(data: Path, tmp_path: Path) -> None:
+    own = tiny(0).whisper.model.encoder.state_dict()
+    known = {"width": 16, "context": "speech", "weights": Features(tmp_path / "none", 16).check(own)}
+    described = data / "features" / "encoder.json"
+    described.write_text(json.dumps(known), encoding="utf-8")
+    trainer(data, tmp_path / "run")
+    described.write_text(json.dumps(known | {"weights": "of an encoder that was trained"}), encoding="utf-8")
+    with pytest.raises(UsageError) as refused:
+        trainer(data, tmp_path / "again")
+    assert refused.value.code == "features_differ"
+
+
 def test_a_batch_says_what_it_should(data: Path, tmp_path: Path) -> None:
     made = trainer(data, tmp_path / "run")
     batches, stage = made.batches, made.recipe.stages[0]

@@ -148,14 +148,14 @@ def test_two_commands_fill_one_folder_in_turns(
     tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, folder = WhisperEncoder(CONFIG.encoder).eval(), tmp_path / "features"
-    forward = encoder.forward
+    forward = WhisperEncoder.forward
 
-    def locked(mel: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def locked(self: WhisperEncoder, mel: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         with pytest.raises(Timeout):
             FileLock(folder / ".lock").acquire(timeout=0)
-        return forward(mel, lengths)
+        return forward(self, mel, lengths)
 
-    monkeypatch.setattr(encoder, "forward", locked)
+    monkeypatch.setattr(WhisperEncoder, "forward", locked)
     one, other = Features(folder, 32), Features(folder, 32)
     one.fill(recordings[:1], CONFIG, encoder)
     first = one.get(recordings[0])
