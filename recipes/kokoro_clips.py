@@ -20,10 +20,10 @@ import numpy as np
 from kokoro_onnx import Kokoro
 from tqdm import tqdm
 
-from esrt.train.manifest import Row, write_manifest
+from esrt.train.manifest import Row, rows_of, write_manifest
 from esrt.train.sources import texts
 from esrt.train.sources.disturb import disturb, resample, revoice
-from esrt.train.sources.synth import LONGEST, SHORTEST, rows_of, write_wav
+from esrt.train.sources.synth import LONGEST, SHORTEST, write_wav
 
 MODEL = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 VOICES = "kokoro-js@1.2.1"  # npm's package has all 54

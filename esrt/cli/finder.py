@@ -29,7 +29,9 @@ esrt finder runs/first/model --data data --manifest human,tuxpaint --source eng,
     parser.add_argument(
         "--clips", metavar="N", type=common.count, default=500, help="clips of a language and manifest (default 500)"
     )
-    parser.add_argument("--source", metavar="LANGS", help="languages to tell apart (default: all there)")
+    parser.add_argument(
+        "--source", metavar="LANGS", type=languages.parse_list, help="languages to tell apart (default: all there)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -37,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     """Fit, and say which languages are found now."""
     from esrt.train import finder
 
-    sources = None if args.source is None else languages.parse_list(args.source)
-    codes = finder.run(Path(args.model), Path(args.data), args.manifest.split(","), args.clips, sources)
+    codes = finder.run(Path(args.model), Path(args.data), args.manifest.split(","), args.clips, args.source)
     print(f"{args.model}: finds {', '.join(codes)}")
     return 0

@@ -20,7 +20,7 @@ from esrt.m2m.generate import generate
 from esrt.m2m.linear import Precision
 from esrt.m2m.model import M2M, PROMPT, drafters, from_base, load, save
 from esrt.m2m.network import Losses, Network
-from esrt.m2m.offline import encoder_shape, speech_encoder
+from esrt.m2m.offline import encoder_shape
 from esrt.m2m.prune import Size, prune
 from esrt.m2m.recipes import Recipe, Stage
 from esrt.model import manifest
@@ -30,7 +30,7 @@ from esrt.train.loop import rate
 from esrt.train.manifest import read_manifest
 from esrt.train.progress import Progress
 from esrt.train.sampler import Sampler, capped
-from esrt.train.setup import taught
+from esrt.train.setup import cached_frames, taught
 
 SAVE_EVERY = 25  # steps, a few minutes on a processor
 IMPORTANCE_BATCHES = 8
@@ -216,13 +216,8 @@ def build(
 
 def cached(folder: Path, audios: list[str], model: M2M, device: torch.device) -> Features:
     """The cache of the frozen encoder's frames in `folder`, with all of `audios` in it."""
-    features = Features(folder, model.whisper.config.d_model)
-    features.check(model.whisper.model.encoder.state_dict())
-    if any(audio not in features.index for audio in audios):
-        encoder = speech_encoder(model)
-        config = replace(PRESETS["ESRT-270M"], encoder=encoder_shape(model), context="speech")
-        features.fill(audios, config, encoder.to(device))
-    return features
+    config = replace(PRESETS["ESRT-270M"], encoder=encoder_shape(model), context="speech")
+    return cached_frames(folder, audios, config, model.whisper.model.state_dict(), device)
 
 
 def finish(trainer: Trainer) -> Path:

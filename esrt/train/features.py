@@ -86,7 +86,7 @@ class Features:
     def _fits(self) -> bool:
         """Whether the frames are of an encoder of our shape; where no file says so, whether their size is right."""
         if known := self._known():
-            return known | self._described() == known
+            return self._described().items() <= known.items()
         behind = self._data.stat().st_size // (2 * self.width) - self._frames
         return 0 <= behind <= _MOST  # an interrupted run leaves one clip at most
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,14 @@ _FIELDS = tuple(field.name for field in fields(Row) if field.name != "caption")
 def held_out(key: str) -> bool:
     """True for the fifth of all prompts and scenes (by hash of the name) that training never sees."""
     return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
+
+
+def rows_of(key: str, audio: str, source: str, texts: Mapping[str, str], targets: Iterable[str]) -> Iterator[Row]:
+    """One clip's rows: its transcript, and a translation into each of `targets` that `texts`, by language, have."""
+    yield Row(key, audio, source, "", texts[source], "")
+    for target in targets:
+        if target != source and target in texts:
+            yield Row(key, audio, source, target, texts[source], texts[target])
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

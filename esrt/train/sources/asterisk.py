@@ -15,7 +15,7 @@ from pathlib import Path
 
 from esrt.languages import LANGUAGES
 from esrt.train.examples import plain
-from esrt.train.manifest import Row, bad_row, held_out, json_lines
+from esrt.train.manifest import Row, bad_row, held_out, json_lines, rows_of
 from esrt.train.sources import files
 
 SOUNDS = "usr/share/asterisk/sounds"
@@ -89,10 +89,7 @@ def rows(root: Path, transcripts: Mapping[str, Mapping[str, str]], test: bool) -
             if not path.is_file() or path.stat().st_size < SHORTEST:
                 continue
             name = f"asterisk-{source}-{prompt}"
-            yield Row(name, str(path), source, "", texts[source], "")
-            for target, text in texts.items():
-                if target != source:
-                    yield Row(name, str(path), source, target, texts[source], text)
+            yield from rows_of(name, str(path), source, texts, texts)
 
 
 def other_voices(root: Path, transcripts: Mapping[str, Mapping[str, str]]) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from esrt.errors import UsageError
 from esrt.train.examples import plain
-from esrt.train.manifest import Row
+from esrt.train.manifest import Row, rows_of
 from esrt.train.sources import files, texts
 from esrt.train.sources.spelling import Spelling
 
@@ -87,10 +87,7 @@ def rows(root: Path, clips: Path, test: bool) -> Iterator[Row]:
                 continue
             name = f"drascula-{source}-{speaker}{line}"
             audio = str(files.keep(clips / f"{name}.wav", _wav(sound)))
-            yield Row(name, audio, source, "", spelt[source], "")
-            for target, text in spelt.items():
-                if target != source:
-                    yield Row(name, audio, source, target, spelt[source], text)
+            yield from rows_of(name, audio, source, spelt, spelt)
 
 
 def _wav(sound: bytes) -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from esrt.train.manifest import Row, held_out
+from esrt.train.manifest import Row, held_out, rows_of
 from esrt.train.sources import files
 
 LOCALES = {
@@ -40,7 +40,4 @@ def rows(root: Path, test: bool) -> Iterator[Row]:
             if source not in texts or not path.is_file():
                 continue
             name = f"fillets-{source}-{scene}-{key}"
-            yield Row(name, str(path), source, "", texts[source], "")
-            for target, text in texts.items():
-                if target != source:
-                    yield Row(name, str(path), source, target, texts[source], text)
+            yield from rows_of(name, str(path), source, texts, texts)

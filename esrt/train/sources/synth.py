@@ -14,7 +14,7 @@ from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
-from esrt.train.manifest import SPOKEN_ON_THE_FLY, Row
+from esrt.train.manifest import SPOKEN_ON_THE_FLY, Row, rows_of
 from esrt.train.sources.disturb import disturb
 from esrt.train.sources.speakers import Speaker, Voice, espeak, festival, pico
 
@@ -94,14 +94,6 @@ def by_language(
         if not known:
             raise UsageError("no_texts", f"None of the texts is in {LANGUAGES[language].name} ({language}).")
     return found
-
-
-def rows_of(key: str, audio: str, language: str, entry: dict[str, str], targets: Sequence[str]) -> Iterator[Row]:
-    """One clip's rows: its transcript, and a translation into each of `targets` that `entry` has."""
-    yield Row(key, audio, language, "", entry[language], "")
-    for target in targets:
-        if target != language and target in entry:
-            yield Row(key, audio, language, target, entry[language], entry[target])
 
 
 def write_wav(path: Path, samples: Samples) -> None:

@@ -8,7 +8,7 @@ from glob import escape
 from pathlib import Path
 
 from esrt.languages import LANGUAGES
-from esrt.train.manifest import Row, held_out
+from esrt.train.manifest import Row, held_out, rows_of
 from esrt.train.sources import files
 
 # `pt` stands before `pt_BR` in the files, and the last counts.
@@ -43,7 +43,4 @@ def rows(root: Path, test: bool) -> Iterator[Row]:
             if source not in texts:
                 continue
             name = f"tuxpaint-{source}-{stamp}"
-            yield Row(name, str(audio), source, "", texts[source], "")
-            for target, text in texts.items():
-                if target != source:
-                    yield Row(name, str(audio), source, target, texts[source], text)
+            yield from rows_of(name, str(audio), source, texts, texts)
