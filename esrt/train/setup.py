@@ -133,7 +133,9 @@ def encoder_frames(
     accelerator.wait_for_everyone()
     if live.exists():
         encoder = speech_encoder(config, whisper).to(accelerator.device, torch.bfloat16)
-        return Live(Features(folder, config.encoder.width, config.context), audios, config, encoder)
+        cache = Features(folder, config.encoder.width, config.context)
+        cache.check(part(whisper, "encoder."))  # some clips may lie there
+        return Live(cache, audios, config, encoder)
     # The main process writes what all of them read.
     with accelerator.main_process_first():
         return cached_frames(folder, audios, config, whisper, accelerator.device)

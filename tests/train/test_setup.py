@@ -123,6 +123,9 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
     silent, again = live.of([str(broken), audios[0]])
     assert len(silent) and np.array_equal(again, both[0]), "a step goes on without it"
     assert str(broken) in capfd.readouterr().err and set(live.silent) == {str(broken)}
+    trained = {name: 1.01 * tensor for name, tensor in whisper.items()}
+    with pytest.raises(UsageError, match="frames of another encoder"):
+        encoder_frames(tmp_path / "data", [*audios, str(broken)], config, trained, accelerator, tmp_path, True)
     with pytest.raises(AudioError, match=r"gone1\.wav \(and 1 more\) does not exist"):  # before any is encoded
         frames(tmp_path / "third", True, [*audios, "gone1.wav", "gone2.wav"])
 
