@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from esrt.train.adversary import Voices
-from esrt.train.augment import augment
+from esrt.train.augment import augment, restyle
 from esrt.train.encoding import Frames
 from esrt.train.examples import Example, Tokenizer, always_into, example, one_caption, plain, token_ids
 from esrt.train.recipes import Recipe, Stage
@@ -121,14 +121,20 @@ class Batches:
         clip = always_into(clip, self.recipe.always)
         return Sample(clip, asked, example(clip, asked, self.tokenizer, self.end, unnamed))
 
-    def frames(self, clips: Sequence[Clip], seeds: Sequence[list[int]] = ()) -> tuple[Tensor, Tensor]:
+    def frames(
+        self, clips: Sequence[Clip], seeds: Sequence[list[int]] = (), others: Sequence[Clip] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Encoder frames float32 [b, t, width], padded, and how many of each are real [b].
 
-        With a seed for each clip, they are disturbed.
+        With a seed and another clip for each, they are disturbed.
         """
-        found = [rows.astype(np.float32) for rows in self.features.of([clip.audio for clip in clips])]
+        audios = list(dict.fromkeys(clip.audio for clip in (*clips, *others)))
+        known = {audio: rows.astype(np.float32) for audio, rows in zip(audios, self.features.of(audios), strict=True)}
+        found = [known[clip.audio] for clip in clips]
         if seeds:
-            found = [augment(rows, np.random.default_rng(seed)) for rows, seed in zip(found, seeds, strict=True)]
+            dice = [np.random.default_rng(seed) for seed in seeds]
+            met = zip(found, [known[clip.audio] for clip in others], dice, strict=True)
+            found = [augment(restyle(rows, other, rng), rng) for rows, other, rng in met]
         padded = pad_sequence([torch.from_numpy(rows) for rows in found], batch_first=True)
         return padded, torch.tensor([len(rows) for rows in found])
 
@@ -141,11 +147,13 @@ class Batches:
         elif stage.objective == "ctc-llm" or stage.ctc_weight:
             targets = self._tied_targets(stage, step, samples, part)
         examples = [sample.example for sample in mine if sample.example is not None]
-        seeds = []
+        seeds, others = [], []
         if self.recipe.augment:
             places = range(*part.indices(len(samples)))
             seeds = [[self.recipe.seed, step, place, *stage.name.encode()] for place in places]
-        frames, lengths = self.frames([sample.clip for sample in mine], seeds)
+            # Its neighbour, which nearly always is of the same part: the same one, whoever has which part.
+            others = [samples[min(place ^ 1, len(samples) - 1)].clip for place in places]
+        frames, lengths = self.frames([sample.clip for sample in mine], seeds, others)
         asked = answers(examples) if examples else None
         if not all(heard := [sample.clip.audio not in self.features.silent for sample in mine]):
             targets, asked = _only(torch.tensor(heard), targets, asked)

@@ -74,3 +74,4 @@ def test_any_call_repeats_by_its_seed_and_takes_any_length() -> None:
 
 def test_nothing_to_revoice_stays_nothing() -> None:
     assert not len(disturb.revoice(np.zeros(0, np.float32), 1.1, 1.0))
+    assert not len(disturb.resonate(np.zeros(0, np.float32), 1.1))

@@ -21,13 +21,33 @@ def highest(samples: np.ndarray) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * SAMPLE_RATE / len(samples)
 
 
-@pytest.mark.parametrize("throat", [*revoice.THROATS, 1.0])
+HEIGHTS = [throat * beside for throat in revoice.THROATS for beside in revoice.PITCHES]
+
+
+@pytest.mark.parametrize("height", [*HEIGHTS, 1.0])
 @pytest.mark.parametrize("pace", [*revoice.PACES, 1.0])
-def test_throat_and_pace_are_apart(throat: float, pace: float) -> None:
-    other = disturb.revoice(TONE, throat, pace)
+def test_height_and_pace_are_apart(height: float, pace: float) -> None:
+    other = disturb.revoice(TONE, height, pace)
     assert other.dtype == np.float32 and np.abs(other).max() < 0.6
-    assert highest(other) == pytest.approx(1000 * throat, rel=0.01)
+    assert highest(other) == pytest.approx(1000 * height, rel=0.01)
     assert len(other) == pytest.approx(len(TONE) / pace, rel=0.03)
+
+
+@pytest.mark.parametrize("pitch", [100, 250])
+@pytest.mark.parametrize("ratio", [1 / revoice.PITCHES[1], 1.0, 1 / revoice.PITCHES[0]])
+def test_resonances_move_and_the_pitch_stays(pitch: int, ratio: float) -> None:
+    time = np.arange(400) / SAMPLE_RATE
+    throat = np.exp(-400 * time) * np.sin(2 * np.pi * 1000 * time)
+    glottis = np.zeros(SAMPLE_RATE)
+    glottis[:: SAMPLE_RATE // pitch] = 0.3
+    vowel = np.convolve(glottis, throat)[:SAMPLE_RATE].astype(np.float32)
+    other = disturb.resonate(vowel, ratio)
+    assert len(other) == len(vowel) and other.dtype == np.float32
+    assert np.std(other) == pytest.approx(np.std(vowel), rel=0.01)
+    assert highest(other) == pytest.approx(1000 * ratio, abs=50 + pitch / 3), "the resonance moved"
+    power = np.abs(np.fft.rfft(other)) ** 2
+    harmonics = sum(power[pitch * number - 3 : pitch * number + 4].sum() for number in range(1, 8000 // pitch))
+    assert harmonics > 0.95 * power.sum(), "what the voice is made of is where it was"
 
 
 def test_copies_have_the_texts_of_their_recording(tmp_path: Path) -> None:

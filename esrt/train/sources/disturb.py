@@ -13,6 +13,9 @@ from esrt.config import SAMPLE_RATE
 from esrt.train.sources.call import any_call
 from esrt.train.sources.pcm import frame, resampled
 
+WINDOW, HOP = 512, 128  # samples of a short spectrum (32 ms), and from one to the next
+LIFTER = 26  # cepstral coefficients of an envelope: 1.6 ms, below the period of a voice of 400 Hz (2.5 ms)
+
 
 def disturb(samples: Samples, rng: random.Random) -> Samples:
     """float32 [n] at 16 kHz -> [m] within [-1, 1].
@@ -43,19 +46,19 @@ def disturb(samples: Samples, rng: random.Random) -> Samples:
     return out
 
 
-def revoice(samples: Samples, throat: float, pace: float) -> Samples:
-    """float32 [n] at 16 kHz -> about [n / pace]: all frequencies `throat` times as high, spoken `pace` times as fast.
+def revoice(samples: Samples, height: float, pace: float) -> Samples:
+    """float32 [n] at 16 kHz -> about [n / pace]: all frequencies `height` times as high, spoken `pace` times as fast.
 
-    `pace / throat` must lie within 0.5 and 2.
+    `pace / height` must lie within 0.5 and 2.
     """
     if not len(samples):  # FFmpeg asks for all memory
         return samples
     graph = av.filter.Graph()
     graph.link_nodes(
         graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono"),
-        graph.add("asetrate", str(round(SAMPLE_RATE * throat))),
+        graph.add("asetrate", str(round(SAMPLE_RATE * height))),
         graph.add("aresample", str(SAMPLE_RATE)),
-        graph.add("atempo", f"{pace / throat:.6f}"),
+        graph.add("atempo", f"{pace / height:.6f}"),
         graph.add("aformat", "sample_fmts=flt"),
         graph.add("abuffersink"),
     ).configure()
@@ -67,6 +70,34 @@ def revoice(samples: Samples, throat: float, pace: float) -> Samples:
             parts.append(graph.pull().to_ndarray()[0])
         except (av.EOFError, av.BlockingIOError):
             return np.concatenate(parts)
+
+
+def resonate(samples: Samples, ratio: float) -> Samples:
+    """float32 [n] -> [n]: the throat's resonances `ratio` times as high, the pitch as it was.
+
+    Short spectra are divided by their envelope, whose cepstrum ends before the pitch's, and given the moved one.
+    """
+    if not len(samples):
+        return samples
+    window = np.hanning(WINDOW + 1)[:-1] ** 0.5
+    pieces = -(-(len(samples) + WINDOW) // HOP)
+    padded = np.pad(samples.astype(np.float64), (WINDOW - HOP, pieces * HOP + HOP - len(samples)))
+    spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * window)
+    loudness = np.log(np.abs(spectra) + 1e-5)
+    cepstra = np.fft.irfft(loudness)
+    cepstra[:, LIFTER : 1 - LIFTER] = 0
+    envelope = np.fft.rfft(cepstra).real
+    bins = np.arange(envelope.shape[1])
+    place = np.minimum(bins / ratio, bins[-1])
+    low = np.minimum(place.astype(int), bins[-1] - 1)
+    moved = envelope[:, low] + (envelope[:, low + 1] - envelope[:, low]) * (place - low)
+    spectra *= np.exp(np.clip(moved - envelope, -3, 3))
+    out = np.zeros_like(padded)
+    for index, piece in enumerate(np.fft.irfft(spectra) * window):
+        out[index * HOP : index * HOP + WINDOW] += piece
+    out = out[WINDOW - HOP :][: len(samples)] * 2 * HOP / WINDOW
+    loud = float(np.sqrt(np.mean(samples.astype(np.float64) ** 2) / max(float(np.mean(out**2)), 1e-12)))
+    return (out * loud).astype(np.float32)
 
 
 def reverberate(samples: Samples, seconds: float, level: float, rng: np.random.Generator) -> Samples:

@@ -1,6 +1,6 @@
 """Recordings once more, as if other people had spoken them elsewhere: few voices are soon known by heart.
 
-Another throat (formants and pitch move together), another pace, and whatever `disturb` does to speech.
+Another throat (resonances), another pitch, another pace, and whatever `disturb` does to speech.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from esrt.config import WINDOW_SAMPLES
 from esrt.errors import AudioError
 from esrt.train.manifest import Row
 from esrt.train.sound import sound
-from esrt.train.sources.disturb import disturb, revoice
+from esrt.train.sources.disturb import disturb, resonate, revoice
 from esrt.train.sources.synth import SHORTEST, write_wav
 
-THROATS = (0.8, 1.25)  # of the speaker's own frequencies
+THROATS = (0.8, 1.25)  # of the speaker's own resonances
+PITCHES = (0.75, 1.33)  # beside the throat: people of one size speak at many pitches
 PACES = (0.87, 1.15)
 
 
@@ -41,7 +42,9 @@ def rows(name: str, known: Sequence[Row], copies: int, clips: Path, seed: int = 
             continue
         for copy in range(copies):
             rng = random.Random(f"{seed}/{index}/{copy}")
-            other = disturb(revoice(spoken, rng.uniform(*THROATS), rng.uniform(*PACES)), rng)
+            throat, beside = rng.uniform(*THROATS), rng.uniform(*PITCHES)
+            other = resonate(revoice(spoken, throat * beside, rng.uniform(*PACES)), 1 / beside)
+            other = disturb(other, rng)
             if not SHORTEST < len(other) <= WINDOW_SAMPLES:
                 continue
             path = clips / f"{index:05d}-{copy}.wav"
