@@ -98,12 +98,18 @@ def vocabularies(
     return made["whisper"], made["llm"]
 
 
+def _cache(folder: Path, config: ModelConfig, whisper: Mapping[str, Tensor]) -> Features:
+    """What `folder` has of this encoder's frames. Raises what `Features` and its `check` raise."""
+    features = Features(folder, config.encoder.width, config.context)
+    features.check(part(whisper, "encoder."))
+    return features
+
+
 def cached_frames(
     folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
 ) -> Features:
     """The cache of frames in `folder`, with all of `audios` in it. Raises what `Features` raises."""
-    features = Features(folder, config.encoder.width, config.context)
-    features.check(part(whisper, "encoder."))
+    features = _cache(folder, config, whisper)
     if any(audio not in features.index for audio in audios):
         features.fill(audios, config, speech_encoder(config, whisper).to(device))
     return features
@@ -133,9 +139,7 @@ def encoder_frames(
     accelerator.wait_for_everyone()
     if live.exists():
         encoder = speech_encoder(config, whisper).to(accelerator.device, torch.bfloat16)
-        cache = Features(folder, config.encoder.width, config.context)
-        cache.check(part(whisper, "encoder."))  # some clips may lie there
-        return Live(cache, audios, config, encoder)
+        return Live(_cache(folder, config, whisper), audios, config, encoder)
     # The main process writes what all of them read.
     with accelerator.main_process_first():
         return cached_frames(folder, audios, config, whisper, accelerator.device)

@@ -38,8 +38,7 @@ def disturb(samples: Samples, rng: random.Random) -> Samples:
         if rng.random() < 0.5:
             noise = np.cumsum(noise)
             noise -= np.convolve(noise, np.ones(800) / 800, "same")[: len(noise)]
-        loudness = float(np.sqrt(np.mean(out**2) / max(float(np.mean(noise**2)), 1e-12)))
-        out = out + noise * loudness * 10 ** (-rng.uniform(10, 40) / 20)
+        out = out + noise * _louder(out, noise) * 10 ** (-rng.uniform(10, 40) / 20)
     out = np.clip(out, -1, 1).astype(np.float32)
     if rng.random() < 0.2:
         out = np.clip(any_call(out, rng), -1, 1)
@@ -80,24 +79,23 @@ def resonate(samples: Samples, ratio: float) -> Samples:
     if not len(samples):
         return samples
     window = np.hanning(WINDOW + 1)[:-1] ** 0.5
-    pieces = -(-(len(samples) + WINDOW) // HOP)
-    padded = np.pad(samples.astype(np.float64), (WINDOW - HOP, pieces * HOP + HOP - len(samples)))
+    padded = np.pad(samples, WINDOW)
     spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * window)
-    loudness = np.log(np.abs(spectra) + 1e-5)
-    cepstra = np.fft.irfft(loudness)
-    cepstra[:, LIFTER : 1 - LIFTER] = 0
-    envelope = np.fft.rfft(cepstra).real
-    bins = np.arange(envelope.shape[1])
-    place = np.minimum(bins / ratio, bins[-1])
-    low = np.minimum(place.astype(int), bins[-1] - 1)
-    moved = envelope[:, low] + (envelope[:, low + 1] - envelope[:, low]) * (place - low)
-    spectra *= np.exp(np.clip(moved - envelope, -3, 3))
-    out = np.zeros_like(padded)
+    cepstra = np.fft.irfft(np.log(np.abs(spectra) + 1e-5))[:, 1:LIFTER]
+    bins = np.arange(spectra.shape[1])
+    waves = 2 * np.pi / WINDOW * np.arange(1, LIFTER)[:, None]  # an envelope is a sum of these
+    moved = np.cos(waves * np.minimum(bins / ratio, bins[-1])) - np.cos(waves * bins)
+    spectra *= np.exp(np.clip(2 * cepstra @ moved, -3, 3))
+    out = np.zeros(len(padded))
     for index, piece in enumerate(np.fft.irfft(spectra) * window):
         out[index * HOP : index * HOP + WINDOW] += piece
-    out = out[WINDOW - HOP :][: len(samples)] * 2 * HOP / WINDOW
-    loud = float(np.sqrt(np.mean(samples.astype(np.float64) ** 2) / max(float(np.mean(out**2)), 1e-12)))
-    return (out * loud).astype(np.float32)
+    out = out[WINDOW:-WINDOW]
+    return (out * _louder(samples, out)).astype(np.float32)
+
+
+def _louder(samples: np.ndarray, other: np.ndarray) -> float:
+    """How many times as loud as `other` (root of the mean square)."""
+    return float(np.sqrt(np.mean(samples**2) / max(float(np.mean(other**2)), 1e-12)))
 
 
 def reverberate(samples: Samples, seconds: float, level: float, rng: np.random.Generator) -> Samples:
