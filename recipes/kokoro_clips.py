@@ -68,9 +68,8 @@ def rows(unpacked: Path, clips: Path, each: int, work: Path) -> Iterator[Row]:
         for index, entry in enumerate(tqdm(chosen, desc=f"speaking {language}", unit="clip", disable=None)):
             one = voices[rng.choice(english if language == "eng" else OWN.get(language, ROMANCE))]
             other, share = voices[rng.choice([*english, *ROMANCE])], rng.uniform(0.4, 1.0)
-            spoken, rate = speaker.create(
-                entry[language], one * share + other * (1 - share), rng.uniform(0.85, 1.25), rng.choice(accents)
-            )
+            voice = (one * share + other * (1 - share)).astype(np.float32)
+            spoken, rate = speaker.create(entry[language], voice, rng.uniform(0.85, 1.25), rng.choice(accents))
             samples = resample(spoken, rate)
             if len(samples) > SHORTEST and rng.random() < 0.3:
                 samples = revoice(samples, rng.uniform(0.88, 1.12), 1.0)

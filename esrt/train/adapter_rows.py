@@ -33,7 +33,7 @@ def of(folder: Path, data: Path, audios: Sequence[str]) -> Iterator[tuple[list[s
         raise UsageError("model_is_built", f"{folder} was built from another folder: name the one that training made.")
     config = ModelConfig.load(folder / "config.json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = cached_frames(data / "features", audios, config, read_whisper(config)[0], device)
+    features = cached_frames(data / "features", audios, config, read_whisper(config), device)
     return batches(load_adapter(folder, config).to(device), features, audios)
 
 

@@ -9,10 +9,9 @@ device's half stay as they are, so that drafter and verifier share tokenizer and
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -29,19 +27,14 @@ from esrt import hub
 from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model import checkpoint
-from esrt.model.language_model import load_language_model, load_tokenizer, quiet
+from esrt.model.language_model import load_language_model, quiet
 from esrt.model.manifest import CARD, MANIFEST, identity, whole_folder
 from esrt.model.precision import decoding_type
-from esrt.train.adapter_rows import load_adapter
-from esrt.train.batches import Answers, answers
+from esrt.train.batches import Answers
 from esrt.train.checkpoint import begin
-from esrt.train.examples import Tokenizer, example, one_caption
-from esrt.train.features import Features
-from esrt.train.manifest import read_manifest
+from esrt.train.draft_batches import Source
 from esrt.train.network import layout
-from esrt.train.sampler import Clip, Sampler, clips
 from esrt.train.setup import part
-from esrt.train.tasks import held_back
 
 LIKELY, OTHERS = 32, 4096
 """Of the output's tokens the loss counts those that the whole model finds likely; a sample stands for the rest."""
@@ -163,53 +156,6 @@ def _bf16() -> bool:
     return decoding_type() is torch.bfloat16
 
 
-class Source:
-    """Batches for one drafter: audio rows as the whole model reads them, and what follows."""
-
-    def __init__(self, plan: Plan, folder: Path, data: Path, tokenizer: Tokenizer, end: int) -> None:
-        """`folder` is the ready model's, `data` has the manifests and the cached frames. Raises UsageError."""
-        config = ModelConfig.load(folder / "config.json")
-        self._features = Features(data / "features", config.encoder.width, config.context)
-        lengths = self._features.lengths
-        sets = {}
-        for name in plan.weights:
-            rows = [row for row in read_manifest(data / f"{name}.jsonl") if row.audio in lengths]
-            sets[name] = [
-                replace(clip, translations=tuple(t for t in clip.translations if t[0] in plan.to))
-                for clip in clips(rows, lengths)
-                if clip.transcript
-            ]
-            if not sets[name]:
-                raise UsageError("no_features", f"No clip of {name} has cached frames in {data}: train a model first.")
-        back = [clip for found in sets.values() for clip in found if held_back(clip)]
-        self.back = random.Random(plan.seed).sample(back, min(64, len(back)))
-        taught = {name: [clip for clip in found if not held_back(clip)] or found for name, found in sets.items()}
-        self._sampler = Sampler(taught, dict(plan.weights), plan.seed)
-        self._plan, self._tokenizer, self._end = plan, tokenizer, end
-        self._adapter = load_adapter(folder, config).requires_grad_(False)
-        self._projector = checkpoint.load_projector(folder)
-
-    def batch(self, step: int) -> tuple[Tensor, Answers]:
-        """Audio rows [b, queries, llm] and what follows them, of batch number `step`."""
-        return self.tensors(self._sampler.batch("draft", step, self._plan.batch)[0], f"{self._plan.seed}/{step}")
-
-    @torch.no_grad()
-    def tensors(self, found: Sequence[Clip], seed: str) -> tuple[Tensor, Answers]:
-        """The same of any clips; `seed` says which of their captions."""
-        frames = [torch.from_numpy(self._features.get(clip.audio)).float() for clip in found]
-        rows = self._adapter(pad_sequence(frames, batch_first=True), torch.tensor([len(each) for each in frames]))
-        said = [one_caption(clip, random.Random(f"{seed}/{index}")) for index, clip in enumerate(found)]
-        examples = [
-            example(clip, "caption" if clip.captions else "srt", self._tokenizer, self._end, True) for clip in said
-        ]
-        return self._projector(rows), answers(examples)
-
-    def held_back(self) -> Iterator[tuple[Tensor, Answers]]:
-        """Clips that the drafter never learns from."""
-        for first in range(0, len(self.back), 8):
-            yield self.tensors(self.back[first : first + 8], f"{self._plan.seed}/held back/{first}")
-
-
 def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
     """Makes a drafter of `model` and returns its folder, `run`/model: ready, with the same half for the device.
 
@@ -218,13 +164,12 @@ def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
     folder = hub.resolve(model)
     begin(run)
     teacher = load_language_model(folder / "llm", decoding_type())
-    tokenizer = load_tokenizer(folder / "llm")
     keep = kept(len(teacher.model.layers), plan.layers)
     classes = checkpoint.load_outputs(folder)
     if classes is None:
         classes = torch.arange(len(teacher.get_input_embeddings().weight))
     distiller = Distiller(teacher, prune(teacher, keep), keep, classes)
-    source = Source(plan, folder, data, tokenizer, int(tokenizer.eos_token_id))
+    source = Source(plan, folder, data)
     _train(distiller, source, plan, run, identity(folder))
     save(distiller.student, folder, run / "model", plan)
     return run / "model"

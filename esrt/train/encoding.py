@@ -11,6 +11,7 @@ import torch
 from esrt.audio.samples import Samples
 from esrt.config import FRAME_SAMPLES
 from esrt.model.mel import LogMel
+from esrt.model.precision import decoding_type
 from esrt.model.whisper_encoder import WhisperEncoder
 
 _BATCH_FRAMES = 4000
@@ -34,6 +35,11 @@ class Frames(Protocol):
 
     def of(self, audios: Sequence[str]) -> list[np.ndarray]:
         """float16 [t, width] of each clip."""
+
+
+def encoding_type(device: torch.device) -> torch.dtype:
+    """bfloat16, or float32 on a processor that has no products of it, where these take three times as long."""
+    return decoding_type() if device.type == "cpu" else torch.bfloat16
 
 
 @torch.inference_mode()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +21,7 @@ from esrt.config import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, ModelConfig
 from esrt.errors import AudioError, UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
-from esrt.train.encoding import encode
+from esrt.train.encoding import encode, encoding_type
 from esrt.train.manifest import SPOKEN_ON_THE_FLY
 from esrt.train.sound import sound
 
@@ -132,7 +131,7 @@ class Features:
         self._index_bytes += len(line)
 
     def fill(self, audios: Iterable[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        """Encodes what is missing where the encoder is, in bfloat16; stops anywhere, goes on from there.
+        """Encodes what is missing where the encoder is, in `encoding_type`; stops anywhere, goes on from there.
 
         A second command that fills the same folder waits, and encodes only what the first one did not. A clip of less
         than 0.3 s or more than 30 s has no frames. Raises UsageError `disk_full` where they cannot fit, and `check`'s;
@@ -174,7 +173,8 @@ class Features:
         return sum(padded_counts(missing, self.context).values()) * self.width * 2
 
     def _fill(self, missing: Sequence[str], config: ModelConfig, encoder: WhisperEncoder) -> None:
-        encoder, mel = copy.deepcopy(encoder).to(torch.bfloat16).eval(), LogMel(config.encoder.mel_bins)
+        kind = encoding_type(encoder.conv1.weight.device)
+        encoder, mel = copy.deepcopy(encoder).to(kind).eval(), LogMel(config.encoder.mel_bins)
         pool = 256  # clips sorted by length at a time
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
             for first in range(0, len(missing), pool):

@@ -27,7 +27,7 @@ from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train import checkpoint, parallel
 from esrt.train.adversary import Adversary, Voices
 from esrt.train.batches import Batches, Vocabularies
-from esrt.train.encoding import Frames
+from esrt.train.encoding import Frames, encoding_type
 from esrt.train.examples import Tokenizer, plain, token_ids
 from esrt.train.features import Features, Live
 from esrt.train.loop import Trainer
@@ -53,10 +53,14 @@ class WhisperTokenizer:
         return int(self._tokenizer.encode(token, add_special_tokens=False).ids[0])
 
 
-def read_whisper(config: ModelConfig) -> tuple[dict[str, Tensor], WhisperTokenizer]:
-    """The base Whisper's weights as they are stored (transformers' names), and its tokenizer."""
-    folder = hub.base(config.encoder.weights)
-    return load_file(folder / "model.safetensors"), WhisperTokenizer(folder / "tokenizer.json")
+def read_whisper(config: ModelConfig) -> dict[str, Tensor]:
+    """The base Whisper's weights as they are stored (transformers' names)."""
+    return load_file(hub.base(config.encoder.weights) / "model.safetensors")
+
+
+def read_whisper_tokenizer(config: ModelConfig) -> WhisperTokenizer:
+    """The base Whisper's tokenizer."""
+    return WhisperTokenizer(hub.base(config.encoder.weights) / "tokenizer.json")
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -98,7 +102,7 @@ def vocabularies(
     return made["whisper"], made["llm"]
 
 
-def _cache(folder: Path, config: ModelConfig, whisper: Mapping[str, Tensor]) -> Features:
+def open_cache(folder: Path, config: ModelConfig, whisper: Mapping[str, Tensor]) -> Features:
     """What `folder` has of this encoder's frames. Raises what `Features` and its `check` raise."""
     features = Features(folder, config.encoder.width, config.context)
     features.check(part(whisper, "encoder."))
@@ -109,7 +113,7 @@ def cached_frames(
     folder: Path, audios: Sequence[str], config: ModelConfig, whisper: Mapping[str, Tensor], device: torch.device
 ) -> Features:
     """The cache of frames in `folder`, with all of `audios` in it. Raises what `Features` raises."""
-    features = _cache(folder, config, whisper)
+    features = open_cache(folder, config, whisper)
     if any(audio not in features.index for audio in audios):
         features.fill(audios, config, speech_encoder(config, whisper).to(device))
     return features
@@ -138,8 +142,8 @@ def encoder_frames(
             print(f"{data} has no room for the encoder's frames: each step computes its own.", file=sys.stderr)
     accelerator.wait_for_everyone()
     if live.exists():
-        encoder = speech_encoder(config, whisper).to(accelerator.device, torch.bfloat16)
-        return Live(_cache(folder, config, whisper), audios, config, encoder)
+        encoder = speech_encoder(config, whisper).to(accelerator.device, encoding_type(accelerator.device))
+        return Live(open_cache(folder, config, whisper), audios, config, encoder)
     # The main process writes what all of them read.
     with accelerator.main_process_first():
         return cached_frames(folder, audios, config, whisper, accelerator.device)
@@ -208,7 +212,7 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     voices = Voices() if recipe.adversary else None
     names = {name for stage in recipe.stages for name in stage.weights or recipe.weights}
     rows = {name: capped(read_manifest(data / f"{name}.jsonl"), recipe.cap, recipe.seed) for name in sorted(names)}
-    whisper, whisper_tokenizer = read_whisper(config)
+    whisper, whisper_tokenizer = read_whisper(config), read_whisper_tokenizer(config)
     llm_folder = hub.base(config.llm.weights)
     tokenizer = load_tokenizer(llm_folder)
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)

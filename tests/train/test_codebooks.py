@@ -83,12 +83,11 @@ def test_a_layer_norm_behind_the_first_matrix_counts() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A trained model, and a manifest with clips whose frames are cached."""
     whisper = tmp_path / "whisper"
     whisper.mkdir()
     save_file({"encoder.x": torch.zeros(1)}, whisper / "model.safetensors")
-    monkeypatch.setattr(adapter_rows, "read_whisper", lambda _: ({}, None))
     config = tiny.config(whisper, whisper)
     checkpoint.save(tmp_path / "model", tiny.delta(config), small=True)
     data, dice = tmp_path / "data", np.random.default_rng(0)

@@ -13,8 +13,8 @@ from esrt import hub
 from esrt.decoding import drafter
 from esrt.errors import UsageError
 from esrt.model import checkpoint
-from esrt.model.language_model import load_tokenizer
-from esrt.train.draft import Plan, Source, make
+from esrt.train.draft import Plan, make
+from esrt.train.draft_batches import Source
 from esrt.train.features import Features
 from esrt.train.manifest import Row, write_manifest
 from esrt.wire.codecs import encode
@@ -57,6 +57,16 @@ def test_clips_without_frames(whole: tuple[Path, Path], tmp_path: Path) -> None:
     assert caught.value.code == "no_features"
 
 
+def test_frames_of_another_encoder(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    features = Features(tmp_path / "features", tiny.WIDTH)
+    features.append("a.wav", np.ones((20, tiny.WIDTH)))
+    about = {"width": tiny.WIDTH, "context": "speech", "weights": "another"}
+    (tmp_path / "features" / "encoder.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError) as caught:
+        Source(PLAN, whole[0], tmp_path)
+    assert caught.value.code == "features_differ"
+
+
 def test_a_run_that_goes_on_draws_the_same_captions(whole: tuple[Path, Path], tmp_path: Path) -> None:
     ready, _ = whole
     dice, features = np.random.default_rng(0), Features(tmp_path / "features", tiny.WIDTH)
@@ -68,7 +78,7 @@ def test_a_run_that_goes_on_draws_the_same_captions(whole: tuple[Path, Path], tm
     write_manifest(tmp_path / "clips.jsonl", rows)
 
     def source() -> Source:
-        return Source(PLAN, ready, tmp_path, load_tokenizer(ready / "llm"), 1)
+        return Source(PLAN, ready, tmp_path)
 
     through, resumed = source(), source()
     before = [through.batch(step)[1].ids for step in range(3)]

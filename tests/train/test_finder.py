@@ -22,12 +22,11 @@ CODES = ("deu", "fra", "rus")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A trained model, and manifests of three languages whose frames are cached: each lies another way from zero."""
     whisper = tmp_path / "whisper"
     whisper.mkdir()
     save_file({"encoder.x": torch.zeros(1)}, whisper / "model.safetensors")
-    monkeypatch.setattr(adapter_rows, "read_whisper", lambda _: ({}, None))
     checkpoint.save(tmp_path / "model", tiny.delta(tiny.config(whisper, whisper)), small=True)
     dice = np.random.default_rng(0)
     ways = dict(zip(CODES, dice.standard_normal((3, tiny.WIDTH)), strict=True))

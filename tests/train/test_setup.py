@@ -96,7 +96,7 @@ def test_frames_that_no_disk_has_room_for_are_computed_in_each_step(
     tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config, audios = PRESETS["ESRT-270M"], [str(examples / f"{name}.flac") for name in ("spanish", "french")]
-    whisper, _ = read_whisper(config)
+    whisper = read_whisper(config)
     accelerator = parallel.start(replace(esrt_270m(), bf16=False), tmp_path)
 
     def frames(folder: Path, begins: bool, audios: Sequence[str] = audios) -> Frames:

@@ -73,7 +73,7 @@ def small_trainer(steps: int, name: str, data: Path, run: Path) -> Watched:
     rows = [row for row in rows if row.audio in features.index]
     if not rows:
         raise UsageError("features_missing", f"{data / 'features'} has no clip of {name}.jsonl: begin to train first.")
-    _, whisper = setup.read_whisper(SMALL)
+    whisper = setup.read_whisper_tokenizer(SMALL)
     tokenizer = load_tokenizer(hub.base(SMALL.llm.weights))
     tags, end = tag_ids(tokenizer), int(tokenizer.eos_token_id)
     heard, written = setup.vocabularies(run / "vocabularies.json", rows, tokenizer, whisper, [end])

@@ -39,7 +39,7 @@ class Plain:
         self.trainer, self.network = trainer, trainer.network
         config = PRESETS[trainer.recipe.model]
         self.context, self.mel = config.context, LogMel(config.encoder.mel_bins)
-        self.encoder = setup.speech_encoder(config, setup.read_whisper(config)[0])
+        self.encoder = setup.speech_encoder(config, setup.read_whisper(config))
         parameters = [parameter for group in self.network.groups().values() for parameter in group]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
