@@ -109,6 +109,7 @@ def _run(args: argparse.Namespace) -> int:
     if kind == "cloud":
         from esrt.edge.client import Client
 
+        speech.warn_if_plain(args.cloud)
         with Client(args.cloud, speech.read_key(args.key_file)) as client:
             card = client.models()[0]
         made_by["model"] = card.name

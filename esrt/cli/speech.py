@@ -234,8 +234,8 @@ def warn_if_plain(url: str) -> None:
 
     if is_plain(url):
         print(
-            f"esrt: warning: {url} is not encrypted: whoever is on the way can read the answers, and change what runs "
-            "here unless --edge names it. Use https.",
+            f"esrt: warning: {url} is not encrypted: whoever is on the way can read and change the answers, and what "
+            "the cloud hands out to run here. Use https.",
             file=sys.stderr,
         )
 

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     for audio in audios:
         rows = encoder.encode(load(audio)[: int(encoder.info.longest * SAMPLE_RATE)])
         frames.append(codecs.encode(rows, "int8", encoder.tables, encoder.fingerprint).to_bytes())
+    speech.warn_if_plain(args.cloud)
     key = speech.read_key(args.key_file)
 
     def at(gamma: float, settings: Settings) -> Point:

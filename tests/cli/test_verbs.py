@@ -84,6 +84,15 @@ def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_an_address_without_encryption_is_said(run: Run, tmp_path: Path) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text('{"id": "a", "audio": "a.wav", "src": "eng", "tgt": "deu", "asr": "Hi", "s2tt": "Hallo"}')
+    command = ("evaluate", "run", manifest, "--out", tmp_path / "out.jsonl", "--cloud")
+    warning, failure = run(*command, "http://esrt.invalid").stderr.splitlines()
+    assert "not encrypted" in warning and failure.endswith("[cloud_unreachable]")
+    assert run(*command, "https://esrt.invalid").stderr.splitlines() == [failure.replace("http:", "https:")]
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"'{sys.executable}' -m esrt languages | head -n 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)

@@ -116,24 +116,24 @@ def test_festival_speaks() -> None:
     manner = {**festival.random_voice("ces", random.Random(0)), "voice": voice}
     spoken = festival.say("Dobrý den, Anno, kde jste?", **manner)  # type: ignore[arg-type]
     assert SAMPLE_RATE < len(spoken) < 5 * SAMPLE_RATE and 0.05 < np.abs(spoken).max() < 1.1
-    slow = festival.say("Dobrý den, Anno, kde jste?", voice, 83, 100)
-    assert len(slow) > 1.3 * len(festival.say("Dobrý den, Anno, kde jste?", voice, 125, 100))
+    slow = festival.say("Dobrý den, Anno, kde jste?", voice, 83, 100, 100)
+    assert len(slow) > 1.3 * len(festival.say("Dobrý den, Anno, kde jste?", voice, 125, 100, 100))
 
 
 def test_no_text_talks_festival_into_anything_else(tmp_path: Path) -> None:
     """Nor does one that it cannot speak, or that ends it, keep it from the next."""
     voice = _czech()
-    plain = len(festival.say("Anna", voice, 100, 100))
+    plain = len(festival.say("Anna", voice, 100, 100, 100))
     for text in ("", "...", "日本語", "(((", "\\"):
-        festival.say(text, voice, 100, 100)
-        assert abs(len(festival.say("Anna", voice, 100, 100)) - plain) < plain / 20, text
+        festival.say(text, voice, 100, 100, 100)
+        assert abs(len(festival.say("Anna", voice, 100, 100, 100)) - plain) < plain / 20, text
     written = tmp_path / "written"
-    festival.say(f'Anna")) (fclose (fopen "{written}" "w")) (set! a (quote ("', voice, 100, 100)
+    festival.say(f'Anna")) (fclose (fopen "{written}" "w")) (set! a (quote ("', voice, 100, 100, 100)
     assert not written.exists()
     festival._festival().kill()
     festival._festival().wait()
-    assert not len(festival.say("Anna", voice, 100, 100)), "one sentence is left out"
-    assert abs(len(festival.say("Anna", voice, 100, 100)) - plain) < plain / 20
+    assert not len(festival.say("Anna", voice, 100, 100, 100)), "one sentence is left out"
+    assert abs(len(festival.say("Anna", voice, 100, 100, 100)) - plain) < plain / 20
 
 
 def test_what_festival_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_what_festival_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         festival.voices("deu")
     assert caught.value.code == "no_voice"
     with pytest.raises(UsageError, match="no voice 'klingon'"):
-        festival.say("Anna", "klingon", 100, 100)
+        festival.say("Anna", "klingon", 100, 100, 100)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="apt install festival festvox-ru") as caught:
         festival.voices("rus")

@@ -16,7 +16,7 @@ from esrt.config import WINDOW_SAMPLES
 from esrt.errors import AudioError
 from esrt.train.manifest import Row
 from esrt.train.sound import sound
-from esrt.train.sources.disturb import disturb, resonate, revoice
+from esrt.train.sources.disturb import disturb, recast
 from esrt.train.sources.synth import SHORTEST, write_wav
 
 THROATS = (0.8, 1.25)  # of the speaker's own resonances
@@ -43,8 +43,7 @@ def rows(name: str, known: Sequence[Row], copies: int, clips: Path, seed: int = 
         for copy in range(copies):
             rng = random.Random(f"{seed}/{index}/{copy}")
             throat, beside = rng.uniform(*THROATS), rng.uniform(*PITCHES)
-            other = resonate(revoice(spoken, throat * beside, rng.uniform(*PACES)), 1 / beside)
-            other = disturb(other, rng)
+            other = disturb(recast(spoken, throat, beside, rng.uniform(*PACES)), rng)
             if not SHORTEST < len(other) <= WINDOW_SAMPLES:
                 continue
             path = clips / f"{index:05d}-{copy}.wav"

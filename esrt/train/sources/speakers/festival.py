@@ -15,7 +15,7 @@ import numpy as np
 from esrt.audio.samples import Samples
 from esrt.config import SAMPLE_RATE
 from esrt.errors import UsageError
-from esrt.train.sources.disturb import revoice
+from esrt.train.sources.disturb import recast
 from esrt.train.sources.speakers import Voice, no_voice
 
 _VOICES = {
@@ -51,14 +51,19 @@ def voices(language: str) -> tuple[str, ...]:
 
 def random_voice(language: str, rng: random.Random) -> Voice:
     """Keyword arguments of `say`, drawn at random."""
-    return {"voice": rng.choice(voices(language)), "speed": rng.randint(83, 125), "throat": rng.randint(85, 120)}
+    return {
+        "voice": rng.choice(voices(language)),
+        "speed": rng.randint(83, 125),
+        "pitch": rng.randint(80, 125),
+        "throat": rng.randint(85, 120),
+    }
 
 
-def say(text: str, voice: str, speed: int, throat: int) -> Samples:
+def say(text: str, voice: str, speed: int, pitch: int, throat: int) -> Samples:
     """float32 [n] at 16 kHz, a little different each time; n = 0 where there is nothing to say.
 
-    `speed` (50 to 200) and `throat` (80 to 125: all frequencies) are percent of the voice's own. One call at a time
-    in a process. Raises UsageError: no_voice, not_installed.
+    `speed` (50 to 200), `pitch` (70 to 140) and `throat` (80 to 125: all frequencies) are percent of the voice's own.
+    One call at a time in a process. Raises UsageError: no_voice, not_installed.
     """
     language = next((language for language, known in _VOICES.items() if voice in known), None)
     if language is None or voice not in voices(language):
@@ -78,7 +83,7 @@ def say(text: str, voice: str, speed: int, throat: int) -> Samples:
             return np.zeros(0, np.float32)
         with wave.open(str(path)) as file:
             spoken = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    return revoice(spoken.astype(np.float32) / np.float32(32768), throat / 100, 1.0)
+    return recast(spoken.astype(np.float32) / np.float32(32768), throat / 100, pitch / 100, 1.0)
 
 
 @cache
