@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from esrt.audio.padding import pad
+from esrt.audio.samples import Samples
 from esrt.config import FRAME_SAMPLES, PRESETS, SAMPLE_RATE, EncoderConfig
 from esrt.errors import UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
+from esrt.train import features
+from esrt.train.encoding import encode, encoding_type
 from esrt.train.features import Features, frame_counts, padded_counts
 from esrt.train.sources.synth import write_wav
 
@@ -50,9 +54,26 @@ def test_a_batch_gives_what_each_clip_gives(tmp_path: Path, recordings: list[str
     assert len(wave) == 100 * FRAME_SAMPLES
     with torch.inference_mode():
         alone = encoder.float()(LogMel(80)(torch.from_numpy(wave)[None]))[0].numpy()
-    # bfloat16 in the cache, 16-bit sound in the file.
+    # The cache's may be of bfloat16, the file's sound has 16 bits.
     cosines = (features.get(recordings[0]) * alone).sum(1) / np.linalg.norm(alone, axis=1)
     assert (cosines / np.linalg.norm(features.get(recordings[0]).astype(np.float32), axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize("known", [{}, {"amx_bf16": True}])
+def test_frames_are_computed_in_what_the_processor_multiplies(
+    tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch, known: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    used: list[WhisperEncoder] = []
+
+    def seen(waves: Sequence[Samples], mel: LogMel, encoder: WhisperEncoder) -> Iterator[tuple[int, np.ndarray]]:
+        used.append(encoder)
+        return encode(waves, mel, encoder)
+
+    monkeypatch.setattr(features, "encode", seen)
+    Features(tmp_path / "features", 32).fill(recordings, CONFIG, WhisperEncoder(CONFIG.encoder))
+    assert {encoder.conv1.weight.dtype for encoder in used} == {torch.bfloat16 if known else torch.float32}
+    assert encoding_type(torch.device("cuda")) is torch.bfloat16
 
 
 def test_a_second_call_encodes_nothing(tmp_path: Path, recordings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
