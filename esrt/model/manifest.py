@@ -85,8 +85,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` to write into.
 
     When the block ends without an error, the folder gets its manifest, is flushed to disk and takes the place of
-    `target`; else it is removed and `target` stays as it was.
+    `target`; else it is removed and `target` stays as it was. Where `target` is a link, what it leads to is replaced.
     """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
     old = work.with_name(work.name + "-old")

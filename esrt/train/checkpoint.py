@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from esrt.errors import UsageError
-from esrt.model.manifest import flush
+from esrt.model.manifest import MANIFEST, flush
 
 FILE = "state.safetensors"
 RUN = "run.json"  # beside the state: what it is of
@@ -51,6 +52,7 @@ def begin(folder: Path) -> None:
     """Makes a run's folder, where there is none. Raises UsageError `run_not_writable`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError("run_not_writable", f"{folder} cannot be a run's folder: {error.strerror}.") from error
 
@@ -65,8 +67,19 @@ def place(folder: Path) -> Place | None:
         tasks = {task: (factor, loss) for task, (factor, loss) in at["tasks"].items()}
         return Place(at["stage"], at["step"], at["bf16"], tasks)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        text = f"{folder / FILE} is damaged, or no state of a run: name another --run, or remove it and begin anew."
-        raise UsageError("run_damaged", text) from error
+        raise damaged(folder / FILE) from error
+
+
+def is_of(model: Path, folder: Path) -> bool:
+    """Whether a model was made of the state in `folder`, and not of one before it: it may have codebooks by now."""
+    made = model / MANIFEST
+    return made.is_file() and made.stat().st_mtime_ns >= (folder / FILE).stat().st_mtime_ns
+
+
+def damaged(state: Path) -> UsageError:
+    """The error for a checkpoint that cannot be read."""
+    text = f"{state} is damaged, or no state of a run: name another --run, or remove it and begin anew."
+    return UsageError("run_damaged", text)
 
 
 def same_run(

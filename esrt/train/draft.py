@@ -9,6 +9,7 @@ device's half stay as they are, so that drafter and verifier share tokenizer and
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -26,12 +27,12 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from esrt import hub
 from esrt.config import ModelConfig
 from esrt.errors import UsageError
-from esrt.model import checkpoint
+from esrt.model.checkpoint import load_outputs
 from esrt.model.language_model import load_language_model, quiet
-from esrt.model.manifest import CARD, MANIFEST, identity, whole_folder
+from esrt.model.manifest import CARD, MANIFEST, flush, identity, whole_folder
 from esrt.model.precision import decoding_type
+from esrt.train import checkpoint
 from esrt.train.batches import Answers
-from esrt.train.checkpoint import begin
 from esrt.train.draft_batches import Source
 from esrt.train.network import layout
 from esrt.train.setup import part
@@ -127,10 +128,11 @@ class Distiller:
         student = made[:, queries - 1 : -1][learned]
         likely = torch.unique(teacher.topk(LIKELY).indices)
         others = torch.randint(len(self.head), (OTHERS,), generator=generator)
+        others = others[~torch.isin(others, likely)]
         rows = self.head[torch.cat([likely, others])]
         logits = (student.to(rows.dtype) @ rows.T).float()
-        # The sample's part of the sum is as large as what it stands for, about all that is not likely.
-        logits[:, len(likely) :] += torch.tensor((len(self.head) - len(likely)) / OTHERS).log()
+        # The sample's part of the sum is as large as what it stands for, all that is not likely.
+        logits[:, len(likely) :] += math.log(max(1, len(self.head) - len(likely)) / max(1, len(others)))
         choice = torch.searchsorted(likely, teacher.argmax(-1))
         surprise = nn.functional.cross_entropy(logits, choice)
         state_loss = torch.stack(errors).mean()
@@ -159,19 +161,21 @@ def _bf16() -> bool:
 def make(model: str, plan: Plan, data: Path, run: Path) -> Path:
     """Makes a drafter of `model` and returns its folder, `run`/model: ready, with the same half for the device.
 
-    A run that was stopped goes on from its last checkpoint. Raises UsageError, ModelError.
+    A run that was stopped goes on from its last checkpoint; the drafter of one that had ended keeps what it has got
+    since. Raises UsageError, ModelError.
     """
     folder = hub.resolve(model)
-    begin(run)
+    checkpoint.begin(run)
     teacher = load_language_model(folder / "llm", decoding_type())
     keep = kept(len(teacher.model.layers), plan.layers)
-    classes = checkpoint.load_outputs(folder)
+    classes = load_outputs(folder)
     if classes is None:
         classes = torch.arange(len(teacher.get_input_embeddings().weight))
     distiller = Distiller(teacher, prune(teacher, keep), keep, classes)
     source = Source(plan, folder, data)
     _train(distiller, source, plan, run, identity(folder))
-    save(distiller.student, folder, run / "model", plan)
+    if not checkpoint.is_of(run / "model", run):  # one that is there may have a gate by now
+        save(distiller.student, folder, run / "model", plan)
     return run / "model"
 
 
@@ -180,16 +184,15 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path, model: s
     student, of = distiller.student, json.dumps([model, distiller.keep, plan.to, dict(plan.weights)])
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    at, done = run / "state.safetensors", 0
+    at, done = run / checkpoint.FILE, 0
     if at.is_file():
-        with safe_open(at, "pt") as file:
-            if (file.metadata() or {}).get("of") != of:
-                raise UsageError(
-                    "resume_mismatch",
-                    f"{at} is not of these layers, languages and manifests of this model: name another --run.",
-                )
-        state = load_file(at)
+        state, made_of = _state(at)
+        if made_of != of:
+            text = f"{at} is not of these layers, languages and manifests of this model: name another --run."
+            raise UsageError("resume_mismatch", text)
         done = int(state.pop("step"))
+        if done > plan.steps:
+            raise UsageError("resume_mismatch", f"{at} is of step {done:,} already: give --steps {done} or more.")
         student.load_state_dict(part(state, "student."), strict=False)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part(state, "optimizer.").items():
@@ -212,11 +215,22 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path, model: s
             whole = {f"student.{name}": p.detach() for name, p in student.named_parameters() if p.requires_grad}
             for number, moments in optimizer.state_dict()["state"].items():
                 whole |= {f"optimizer.{number}.{what}": tensor for what, tensor in moments.items()}
-            save_file(whole | {"step": torch.tensor(step + 1)}, at.with_suffix(".part"), {"of": of})
-            at.with_suffix(".part").replace(at)
+            beside = at.with_suffix(".part")
+            save_file(whole | {"step": torch.tensor(step + 1)}, beside, {"of": of})
+            flush(beside)
+            beside.replace(at)
         line = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
         with (run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line | {name: round(value, 4) for name, value in shown.items()}) + "\n")
+
+
+def _state(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """A checkpoint's tensors, and what it is of. Raises UsageError `run_damaged`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("of")  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise checkpoint.damaged(path) from error
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -39,16 +40,23 @@ class Features:
     """
 
     def __init__(self, folder: Path, width: int, context: Literal["speech", "full"] = "speech") -> None:
-        """`context` is that of config.ModelConfig. Raises UsageError `features_differ` for another encoder's frames."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """`context` is that of config.ModelConfig.
+
+        Raises UsageError `features_differ` for another encoder's frames, and `features_not_writable`.
+        """
         self._root = folder.resolve().parent
         self.width, self.context = width, context
         self.silent: frozenset[str] = frozenset()  # what has no sound has no frames here
         self.index: dict[str, tuple[int, int]] = {}
         self._folder, self._data, self._lines = folder, folder / "frames.f16", folder / "index.jsonl"
         self._encoder = folder / "encoder.json"  # what the frames are of
-        self._data.touch()
-        self._lines.touch()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._data.touch()
+            self._lines.touch()
+        except OSError as error:
+            text = f"{folder} cannot keep the encoder's frames ({error.strerror}): use another folder of data."
+            raise UsageError("features_not_writable", text) from error
         self._read()
 
     def _read(self) -> None:
@@ -56,10 +64,15 @@ class Features:
         stamps: dict[str, list[int]] = {}
         # Where the next clip goes: what lies behind was left by an interrupted run, and is written over.
         self._frames = self._index_bytes = 0
+        # After a power cut there may be lines without frames; by the size of other frames nothing is to be told.
+        ours = self._described().items() <= self._known().items()
+        there = self._data.stat().st_size // (2 * self.width) if ours else sys.maxsize
         for line in self._lines.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
             audio, start, frames, *stamp = json.loads(line)
+            if start + frames > there:
+                break
             if audio.startswith(_HERE):
                 audio = str(self._root / audio)
             self.index[audio], stamps[audio] = (start, frames), stamp

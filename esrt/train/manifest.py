@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -101,11 +102,18 @@ def check(path: Path) -> list[Row]:
     rows, there = [], set()
     for number, row in _rows(path):
         if row.audio not in there:
-            if not row.audio.startswith(SPOKEN_ON_THE_FLY) and not Path(row.audio).is_file():
+            if not row.audio.startswith(SPOKEN_ON_THE_FLY) and not _is_there(row.audio):
                 raise UsageError("manifest_no_audio", f"{path}, line {number}: there is no file {row.audio}.")
             there.add(row.audio)
         rows.append(row)
     return rows
+
+
+def _is_there(audio: str) -> bool:
+    try:
+        return Path(audio).is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -142,7 +150,7 @@ def _wrong(entry: dict[str, Any]) -> str:
         if entry[name] not in LANGUAGES and (name == "src" or entry[name]):
             return f"{entry[name]!r} in {name!r} is no language of `esrt languages`"
     captions = _captions(entry)
-    if not all(isinstance(text, str) and text.strip() and "\0" not in text for text in captions):
+    if not all(isinstance(text, str) and text.strip() and is_text(text) and "\0" not in text for text in captions):
         return "the field 'caption' is no text, nor a list of texts"
     if bool(entry["tgt"]) != bool(entry["s2tt"] or captions):
         return "'tgt' and 's2tt' (or 'caption') go together: both, or none of the two"
@@ -158,16 +166,17 @@ def _captions(entry: dict[str, Any]) -> tuple[Any, ...]:
 def write_manifest(path: Path, rows: Iterable[Row]) -> int:
     """Writes rows beside, then renames; returns how many. Sound files below the manifest's folder are named from there.
 
-    Raises UsageError no_rows where there are none; that, or whatever `rows` raises, leaves no file.
+    Raises UsageError no_rows where there are none, and manifest_not_written where a file cannot be made or named; that,
+    or whatever `rows` raises, leaves no file.
     """
     waiting = iter(rows)
-    first = next(waiting, None)
-    if first is None:
-        raise UsageError("no_rows", f"No clip fits what was asked for, so {path} was not written.")
     folder, count = path.parent.resolve(), 0
-    folder.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     try:
+        first = next(waiting, None)
+        if first is None:
+            raise UsageError("no_rows", f"No clip fits what was asked for, so {path} was not written.")
+        folder.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8", newline="\n") as file:
             for row in chain([first], waiting):
                 audio = Path(row.audio)
@@ -179,6 +188,13 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> int:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 count += 1
         beside.replace(path)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise UsageError("manifest_not_written", f"{path} was not written ({named}).") from error
+    except UnicodeEncodeError as error:
+        named = f"the name of {row.audio!a} is not UTF-8: give that file another"
+        raise UsageError("manifest_not_written", f"{path} was not written: {named}.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
     return count

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from esrt.model.manifest import MANIFEST
 from esrt.train import checkpoint, finish, setup
 from esrt.train.recipes import Recipe
 
@@ -24,14 +23,8 @@ def run(recipe: Recipe, data: Path, folder: Path) -> None:
     trainer.run()
     model = folder / "model"
     # The main process says it for all: it alone has surely written the state by now.
-    (kept,) = broadcast_object_list([_is_of(model, folder / checkpoint.FILE)])
+    (kept,) = broadcast_object_list([checkpoint.is_of(model, folder)])
     if not kept:
         finish.save_delta(trainer, model, finish.card(recipe))
     trainer.accelerator.print(model)
     trainer.accelerator.end_training()
-
-
-def _is_of(model: Path, state: Path) -> bool:
-    """Whether a model was made of the state, not of one before it: it may have codebooks and a finder by now."""
-    made = model / MANIFEST
-    return made.is_file() and made.stat().st_mtime_ns >= state.stat().st_mtime_ns

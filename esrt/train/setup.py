@@ -20,7 +20,7 @@ from esrt.config import PRESETS, ModelConfig
 from esrt.errors import ModelError, UsageError
 from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
-from esrt.model.manifest import sha256
+from esrt.model.manifest import flush, sha256
 from esrt.model.outputs import spelling
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
@@ -98,6 +98,7 @@ def vocabularies(
     if made != found:
         beside = path.with_suffix(".part")
         beside.write_text(json.dumps(made), encoding="utf-8")
+        flush(beside)
         beside.replace(path)
     return made["whisper"], made["llm"]
 
@@ -227,8 +228,10 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     features = encoder_frames(data, audios, config, whisper, accelerator, run, at is None)
     lengths = features.lengths
     sets = {name: taught(name, found, lengths, accelerator) for name, found in rows.items()}
+    path = run / "vocabularies.json"
     with accelerator.main_process_first():  # after what may be refused: a run keeps its vocabulary
-        path = run / "vocabularies.json"
+        if at is None and accelerator.is_main_process:
+            path.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
         by_whisper, by_llm = vocabularies(path, every, tokenizer, whisper_tokenizer, special, heard)
     outputs = sorted({*by_llm, *tags, *spelled})
     known = Vocabularies(*(torch.tensor(ids) for ids in (by_whisper, by_llm, tags, outputs)))
@@ -260,7 +263,10 @@ def taught(name: str, rows: Sequence[Row], lengths: Mapping[str, int], accelerat
     """
     found = [clip for clip in clips(rows, lengths) if len(plain(clip.transcript)) > 1]
     out = len({row.audio for row in rows}) - len(found)
-    why = f"{name}.jsonl: {out:,} clips are left out, as they have no transcript, or are no sound of 0.3 to 30 s."
+    why = (
+        f"{name}.jsonl: {out:,} clips are left out, as they have no transcript of two letters at least, or are no "
+        "sound of 0.3 to 30 s."
+    )
     if not found:
         raise UsageError("no_clips", why)
     if out and accelerator.is_main_process:

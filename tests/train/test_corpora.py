@@ -232,3 +232,12 @@ def test_a_speech_folder_without_speech(tmp_path: Path) -> None:
     (speech(tmp_path) / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(UsageError, match="UTF-8"):
         list(speech_folder.rows(tmp_path, "deu"))
+
+
+@pytest.mark.parametrize("damage", [b"\xe9\t\t\n", b"a" * 140_000 + b"\t\t\n"])
+def test_a_table_that_is_no_text(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_bytes(b"path\tsentence\nclip.mp3\tOui.\n" + damage)
+    with pytest.raises(UsageError, match=r"train\.tsv, after line \d") as caught:
+        list(files.table(path, ("path", "sentence")))
+    assert code(caught) == "wrong_layout"

@@ -76,6 +76,18 @@ def test_the_same_model_has_no_loss(whole: Gemma3ForCausalLM) -> None:
     assert shown["states"] < 0.01 and shown["right"] > 0.7
 
 
+def test_the_loss_is_the_cross_entropy(whole: Gemma3ForCausalLM) -> None:
+    """Of all tokens that the model may write, where the sample has all that are not likely."""
+    keep, given = [0, 2, 5], answers([Example(tuple(range(2, 14)), (True,) * 12, (0,) * 12)])
+    distiller, audio = Distiller(whole, prune(whole, keep), keep, torch.arange(300)), torch.randn(1, 5, 32)
+    _, shown = distiller.loss(audio, given, torch.Generator().manual_seed(0))
+    choices = [
+        distiller._hidden(llm, audio, given, [])[0][0, 4:-1] @ distiller.head.T for llm in (whole, distiller.student)
+    ]
+    wanted = torch.nn.functional.cross_entropy(choices[1], choices[0].argmax(-1))
+    assert shown["surprise"] == pytest.approx(wanted.item(), abs=0.01)
+
+
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCausalLM, tmp_path: Path) -> None:
     class Two:
         """The same batch for a number, whenever it is asked for."""
@@ -107,3 +119,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole: Gemma3ForCa
         with pytest.raises(UsageError) as refused:
             train(6, tmp_path / "b", keep, model, to)
         assert refused.value.code == "resume_mismatch"
+    with pytest.raises(UsageError, match="step 4 already") as refused:
+        train(2, tmp_path / "b")
+    assert refused.value.code == "resume_mismatch"
+    (tmp_path / "b" / "state.safetensors").write_bytes(b"cut")
+    with pytest.raises(UsageError) as refused:
+        train(6, tmp_path / "b")
+    assert refused.value.code == "run_damaged"

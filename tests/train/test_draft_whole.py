@@ -45,6 +45,8 @@ def test_a_drafter_is_made_and_drafts(whole: tuple[Path, Path], tmp_path: Path) 
     made = make(str(ready), PLAN, data, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and 0 <= lines[-1]["held_back_right"] <= 1
+    (made / "gate.json").write_text("{}")
+    assert make(str(ready), PLAN, data, tmp_path / "run") == made and (made / "gate.json").exists()
     drafts, rows = drafter.load(made), np.zeros((8, tiny.WIDTH), np.float32)
     drafts.listen(encode(rows, "int8", checkpoint.load_tables(ready), checkpoint.fingerprint(ready)))
     assert 0 < drafts.next([]).first <= 1

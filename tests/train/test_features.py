@@ -184,3 +184,28 @@ def test_two_commands_fill_one_folder_in_turns(
     found = Features(folder, 32)
     assert set(found.index) == set(recordings[:2])
     assert np.array_equal(found.get(recordings[0]), first) and len(found.get(recordings[1])) == 225
+
+
+def test_lines_that_a_power_cut_left_without_frames(tmp_path: Path, recordings: list[str]) -> None:
+    encoder = WhisperEncoder(CONFIG.encoder).eval()
+    whole = Features(tmp_path / "features", 32)
+    whole.fill(recordings[:2], CONFIG, encoder)
+    wanted = {audio: whole.get(audio) for audio in recordings[:2]}
+    last = max(whole.index, key=lambda audio: whole.index[audio][0])
+    data = tmp_path / "features" / "frames.f16"
+    with data.open("r+b") as file:
+        file.truncate(data.stat().st_size - 10)
+    cut = Features(tmp_path / "features", 32)
+    assert cut.missing(recordings[:2]) == [last]
+    with pytest.raises(UsageError, match="another encoder"):
+        Features(tmp_path / "features", 64)
+    cut.fill(recordings[:2], CONFIG, encoder)
+    again = Features(tmp_path / "features", 32)
+    assert all(np.allclose(again.get(audio), frames, atol=0.05) for audio, frames in wanted.items())
+
+
+def test_frames_need_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "features").write_text("")
+    with pytest.raises(UsageError) as caught:
+        Features(tmp_path / "features", 32)
+    assert caught.value.code == "features_not_writable"

@@ -73,6 +73,7 @@ def test_sound_below_the_manifest_moves_with_it(tmp_path: Path) -> None:
         *((json.dumps({**ROW.__dict__, name: None}), f"{name!r} is not a string") for name in FIELDS),
         (json.dumps({**ROW.__dict__, "asr": 7}), "'asr' is not a string"),
         (json.dumps({**ROW.__dict__, "asr": "half \ud83d"}), "'asr' has half of a character"),
+        (json.dumps({**ROW.__dict__, "s2tt": "", "caption": "half \ud83d"}), "'caption' is no text"),
         (json.dumps({**ROW.__dict__, "id": ""}), "'id' is empty"),
         (json.dumps({**ROW.__dict__, "audio": ""}), "'audio' is empty"),
         (json.dumps({**ROW.__dict__, "audio": "a\0.wav"}), "NUL"),
@@ -120,6 +121,9 @@ def test_missing_sound_is_named_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 3: there is no file .*clips/a\.wav") as caught:
         check(tmp_path / "m.jsonl")
     assert caught.value.code == "manifest_no_audio"
+    write_manifest(tmp_path / "m.jsonl", [there, replace(ROW, audio="a" * 300)])
+    with pytest.raises(UsageError, match="line 2: there is no file"):
+        check(tmp_path / "m.jsonl")
 
 
 def test_nothing_and_what_breaks_off_leave_what_was_there(tmp_path: Path) -> None:
@@ -140,3 +144,12 @@ def test_nothing_and_what_breaks_off_leave_what_was_there(tmp_path: Path) -> Non
 def test_a_fifth_is_held_out() -> None:
     share = sum(held_out(f"prompt-{n}") for n in range(5000)) / 5000
     assert 0.17 < share < 0.23
+
+
+def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path, audio in ((tmp_path / "file" / "m.jsonl", "a.wav"), (tmp_path / "m.jsonl", "caf\udce9.wav")):
+        with pytest.raises(UsageError) as caught:
+            write_manifest(path, [replace(ROW, audio=audio)])
+        assert caught.value.code == "manifest_not_written" and str(path) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -21,16 +21,26 @@ def need(path: Path, hint: str) -> Path:
 def table(path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None = None) -> Iterator[dict[str, str]]:
     """The rows of a TSV as the speech corpora write it: no quotes, so a quotation mark is a letter.
 
-    `names` names the columns of a file without a head line. Raises UsageError wrong_layout with the line of the first
-    row that lacks one of `columns`.
+    `names` names the columns of a file without a head line. Raises UsageError as `lines`.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, names, delimiter="\t", quoting=csv.QUOTE_NONE)
+        yield from lines(path, csv.DictReader(file, names, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
+
+
+def lines(path: Path, reader: csv.DictReader[str], columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows that `reader` finds in the table `path`.
+
+    Raises UsageError wrong_layout, with the line of the first row that lacks one of `columns` or is no text in UTF-8.
+    """
+    try:
         for row in reader:
             missing = [column for column in columns if row.get(column) is None]
             if missing:
                 raise UsageError("wrong_layout", f"{path}, line {reader.line_num}: no column {missing[0]!r}.")
             yield row
+    except (UnicodeDecodeError, csv.Error) as error:
+        after = f"{path}, after line {reader.line_num}"
+        raise UsageError("wrong_layout", f"{after}: this is no table in UTF-8 ({error}).") from error
 
 
 def keep(path: Path, data: bytes) -> Path:

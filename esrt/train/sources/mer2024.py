@@ -42,7 +42,4 @@ def rows(folder: Path, targets: Sequence[str]) -> Iterator[Row]:
 
 def _read(path: Path) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            if row.get("name") is None or any(row.get(column) is None for column in COLUMNS.values()):
-                raise UsageError("wrong_layout", f"{path} lacks one of the columns name, chinese, english.")
-            yield row
+        yield from files.lines(path, csv.DictReader(file), ("name", *COLUMNS.values()))
