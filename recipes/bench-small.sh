@@ -27,7 +27,8 @@ if [ ! -e "$data/revoiced.jsonl" ]; then
   mkdir -p "$work/one"  # a clip alone, for what waits for a slow link
   grep -m 1 '"src": "fra", "tgt": "eng"' "$data/test.jsonl" >"$work/one/test.jsonl"
   for name in synth tuxpaint prompts pico festival kokoro; do
-    esrt data synth "$data/human.jsonl" --source eng,fra,ita --target eng,fra,ita,deu --each 12 --name $name --out "$data"
+    [ -e "$data/$name.jsonl" ] ||
+      esrt data synth "$data/human.jsonl" --source eng,fra,ita --target eng,fra,ita,deu --each 12 --name $name --out "$data"
   done
   esrt data revoice "$data/human.jsonl" --name revoiced --out "$data"
 fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from esrt import languages
 from esrt.cli import common
+from esrt.errors import UsageError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -70,19 +72,25 @@ esrt data check data/fleurs.jsonl
     synth.add_argument(
         "--speaker", choices=_SPEAKERS, default=_SPEAKERS[0], help=f"who speaks (default {_SPEAKERS[0]})"
     )
-    synth.add_argument("--each", metavar="N", type=_count, help="clips of each language (default: each text once)")
+    synth.add_argument(
+        "--each", metavar="N", type=common.count, help="clips of each language (default: each text once)"
+    )
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
 
     revoice = _verb(verb, "revoice", "A manifest's recordings as if others had spoken them.", _REVOICE, _revoice)
     revoice.add_argument("manifest", metavar="MANIFEST", help="what to speak anew")
-    revoice.add_argument("--each", metavar="N", type=_count, default=1, help="copies of each recording (default 1)")
+    revoice.add_argument(
+        "--each", metavar="N", type=common.count, default=1, help="copies of each recording (default 1)"
+    )
     revoice.add_argument("--seed", metavar="N", type=int, default=0, help="other voices and rooms (default 0)")
 
     prosody = _verb(verb, "prosody", "Sentences spoken in set manners, with captions of them.", _PROSODY, _prosody)
     prosody.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or game packages")
     _languages(prosody)
-    prosody.add_argument("--each", metavar="N", type=_count, default=1000, help="clips of each language (default 1000)")
+    prosody.add_argument(
+        "--each", metavar="N", type=common.count, default=1000, help="clips of each language (default 1000)"
+    )
     prosody.add_argument("--seed", metavar="N", type=int, default=0, help="other manners and choices (default 0)")
 
     mer2024 = _verb(verb, "mer2024", "MER2024 with EMER's captions of emotions.", _MER2024, _mer2024)
@@ -130,12 +138,6 @@ def _codes(text: str) -> list[str]:
     if not text:
         return []
     return list(languages.LANGUAGES) if text == "all" else languages.parse_list(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of clips")
-    return int(text)
 
 
 def _write(args: argparse.Namespace) -> int:
@@ -196,6 +198,11 @@ def _asterisk(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import asterisk
 
     transcripts = asterisk.read_transcripts(Path(args.transcripts)) if args.transcripts else {}
+    if not transcripts:
+        text = "Without --transcripts, of the prompts only the English ones have a text."
+        if "eng" not in args.source:
+            raise UsageError("usage", text)
+        print(text, file=sys.stderr)
     yield from _held_out(args, lambda root, test: asterisk.rows(root, transcripts, test))
     if others := list(_asked(args, asterisk.other_voices(Path(args.unpacked).resolve(), transcripts))):
         yield "-voices", others
@@ -233,27 +240,42 @@ def _asked(args: argparse.Namespace, rows: Iterable[Row]) -> Iterator[Row]:
     return (row for row in rows if row.src in args.source and row.tgt in ("", *args.target))
 
 
+def _anew(args: argparse.Namespace, read: str) -> Path:
+    """Where sounds go, in the places of those of an earlier run: no manifest of these may stand beside them.
+
+    Raises UsageError `would_overwrite` where one does, or where the manifest is what is read.
+    """
+    clips: Path = Path(args.out).resolve() / args.name
+    path = clips.with_name(f"{args.name}.jsonl")
+    same = path.exists() and Path(read).exists() and path.samefile(read)
+    if same or (path.exists() and not getattr(args, "on_the_fly", False)):
+        what = "is what is read" if same else "is there, and would have other sounds"
+        raise UsageError("would_overwrite", f"{path} {what}: take it away, or choose another --name.")
+    return clips
+
+
 def _synth(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import synth, texts
 
+    clips = _anew(args, args.texts)
     known = texts.read(Path(args.texts), {*args.source, *args.target})
-    clips = None if args.on_the_fly else Path(args.out).resolve() / args.name
-    return [("", synth.rows(args.name, known, args.source, args.target, args.each, clips, args.seed, args.speaker))]
+    where = None if args.on_the_fly else clips
+    return [("", synth.rows(args.name, known, args.source, args.target, args.each, where, args.seed, args.speaker))]
 
 
 def _revoice(args: argparse.Namespace) -> Manifests:
     from esrt.train import manifest
     from esrt.train.sources import revoice
 
-    clips = Path(args.out).resolve() / args.name
+    clips = _anew(args, args.manifest)
     return [("", revoice.rows(args.name, manifest.check(Path(args.manifest)), args.each, clips, args.seed))]
 
 
 def _prosody(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import prosody, texts
 
+    clips = _anew(args, args.texts)
     known = texts.read(Path(args.texts), set(args.source))
-    clips = Path(args.out).resolve() / args.name
     return [("", prosody.rows(args.name, known, args.source, args.each, clips, args.seed))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -69,7 +70,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise bad_row(path, number, f"this is not JSON ({error})") from error
         if not isinstance(entry, dict):
             raise bad_row(path, number, "one JSON object a line is expected")
@@ -77,8 +78,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string is of whole characters: JSON can spell half of one, which no tokenizer and no file takes."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    """Whether a string has whole characters only, and no NUL: JSON can spell what no tokenizer and no file takes."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def bad_row(path: Path, number: int, reason: str) -> UsageError:
@@ -125,7 +126,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             raise bad_row(path, number, reason)
         audio = entry["audio"]
         if audio not in absolute:
-            absolute[audio] = audio if audio.startswith(SPOKEN_ON_THE_FLY) else str((folder / audio).resolve())
+            absolute[audio] = audio if audio.startswith(SPOKEN_ON_THE_FLY) else os.path.realpath(folder / audio)
         texts = {name: entry[name] for name in _FIELDS} | {"audio": absolute[audio]}
         yield number, Row(**texts, caption=_captions(entry))
     if not absolute:
@@ -140,9 +141,7 @@ def _wrong(entry: dict[str, Any]) -> str:
         if not isinstance(entry[name], str):
             return f"the field {name!r} is not a string"
         if not is_text(entry[name]):
-            return f"the field {name!r} has half of a character (a lone surrogate)"
-        if "\0" in entry[name]:
-            return f"the field {name!r} has a NUL character"
+            return f"the field {name!r} has half of a character (a lone surrogate) or a NUL character"
     for name in ("id", "audio"):
         if not entry[name]:
             return f"the field {name!r} is empty"
@@ -150,7 +149,7 @@ def _wrong(entry: dict[str, Any]) -> str:
         if entry[name] not in LANGUAGES and (name == "src" or entry[name]):
             return f"{entry[name]!r} in {name!r} is no language of `esrt languages`"
     captions = _captions(entry)
-    if not all(isinstance(text, str) and text.strip() and is_text(text) and "\0" not in text for text in captions):
+    if not all(isinstance(text, str) and text.strip() and is_text(text) for text in captions):
         return "the field 'caption' is no text, nor a list of texts"
     if bool(entry["tgt"]) != bool(entry["s2tt"] or captions):
         return "'tgt' and 's2tt' (or 'caption') go together: both, or none of the two"
@@ -185,15 +184,15 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> int:
                 entry = asdict(row)
                 if not row.caption:
                     del entry["caption"]
+                if not all(map(is_text, (row.audio, row.asr, row.s2tt, *row.caption))):
+                    text = f"a text of {row.id!a}, or the name of {row.audio!a}, is not UTF-8 throughout"
+                    raise UsageError("manifest_not_written", f"{path} was not written: {text}.")
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 count += 1
         beside.replace(path)
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         raise UsageError("manifest_not_written", f"{path} was not written ({named}).") from error
-    except UnicodeEncodeError as error:
-        named = f"the name of {row.audio!a} is not UTF-8: give that file another"
-        raise UsageError("manifest_not_written", f"{path} was not written: {named}.") from error
     finally:
         with suppress(OSError):
             beside.unlink()

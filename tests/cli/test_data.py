@@ -193,6 +193,25 @@ def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:
     assert [row.asr for row in check(tmp_path / "data/again.jsonl") if not row.tgt] == ["Guten Morgen."]
 
 
+def test_sounds_of_a_manifest_that_stands_are_not_written_over(tmp_path: Path, esrt: Esrt, refused: Esrt) -> None:
+    texts, out = tmp_path / "texts.jsonl", ("--source", "eng", "--out", tmp_path)
+    texts.write_text('{"eng": "Good morning."}\n', encoding="utf-8")
+    esrt("synth", texts, *out)
+    (spoken,) = (tmp_path / "synth").iterdir()
+    before = spoken.read_bytes()
+    esrt("synth", texts, *out, "--name", "live", "--on-the-fly")
+    esrt("synth", texts, *out, "--name", "live", "--on-the-fly", "--seed", "1")
+    for command, hint in (
+        (("synth", texts, *out, "--seed", "1"), "is there"),
+        (("synth", tmp_path / "live.jsonl", *out, "--name", "live", "--on-the-fly"), "is what is read"),
+        (("revoice", tmp_path / "synth.jsonl", "--name", "synth", "--out", tmp_path), "is what is read"),
+        (("prosody", texts, *out, "--name", "synth"), "is there"),
+    ):
+        line = refused(*command)
+        assert hint in line and line.endswith("[would_overwrite]")
+    assert spoken.read_bytes() == before and len(check(tmp_path / "synth.jsonl")) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "code", "hint"),
     [
@@ -209,6 +228,7 @@ def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:
         ("speech-folder NONE --source deu --out OUT", "wrong_layout", "no folder"),
         ("speech-folder HUB --source deu --out OUT", "wrong_layout", "a.wav"),
         ("asterisk NONE --out OUT", "wrong_layout", "unpack"),
+        ("asterisk NONE --source fra --out OUT", "usage", "--transcripts"),
         ("asterisk NONE --transcripts NONE --out OUT", "manifest_not_readable", "No such file"),
         ("fillets NONE --out OUT", "wrong_layout", "unpack"),
         ("drascula NONE --out OUT", "wrong_layout", "unpack"),
@@ -218,6 +238,7 @@ def test_synth_stores_speech_or_recipes(tmp_path: Path, esrt: Esrt) -> None:
         ("synth TEXTS --source khm --out OUT", "no_voice", "Khmer"),
         ("synth TEXTS --source ita --out OUT", "no_texts", "Italian"),
         ("synth TEXTS --source eng --each 0 --out OUT", "usage", "'0'"),
+        ("synth TEXTS --source eng --each 10000000000 --out OUT", "usage", "'10000000000'"),
         ("synth TEXTS --source eng,tgl --out OUT", "no_voice", "Tagalog"),
         ("synth TEXTS --source eng --speaker parrot --out OUT", "usage", "festival"),
         ("synth TEXTS --source eng --speaker festival --out OUT", "no_voice", "English"),

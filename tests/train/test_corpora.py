@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -208,11 +209,15 @@ def test_a_speech_folder(tmp_path: Path) -> None:
     [
         ({}, "wrong_layout"),
         ({"a": " "}, "text_not_readable"),
+        ({"a": "Hall\0."}, "text_not_readable"),
         ({"a": "Hallo.", "a_klingon": "x"}, "unknown_language"),
+        ({"a": "Hallo.", "a_de": "x"}, "wrong_layout"),
+        ({"a": "Hallo.", "a_en": "x", "a_eng": "y"}, "wrong_layout"),
     ],
 )
 def test_a_speech_folder_with_something_wrong(tmp_path: Path, texts: dict[str, str], expected: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    named = tmp_path / f"{list(texts or 'a')[-1].replace('_', '.')}.txt"
+    with pytest.raises(UsageError, match=re.escape(str(named))) as caught:
         list(speech_folder.rows(speech(tmp_path, **texts), "deu"))
     assert code(caught) == expected
 
@@ -232,6 +237,14 @@ def test_a_speech_folder_without_speech(tmp_path: Path) -> None:
     (speech(tmp_path) / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(UsageError, match="UTF-8"):
         list(speech_folder.rows(tmp_path, "deu"))
+
+
+def test_tables_may_begin_with_a_mark_and_ids_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("\ufeffpath\tsentence\na.mp3\tOui.\n", encoding="utf-8")
+    assert list(files.table(tmp_path / "t.tsv", ("path",))) == [{"path": "a.mp3", "sentence": "Oui."}]
+    with pytest.raises(UsageError, match="'x' is no number") as caught:
+        fleurs._number({"id": "x"}, "copy")
+    assert code(caught) == "wrong_layout"
 
 
 @pytest.mark.parametrize("damage", [b"\xe9\t\t\n", b"a" * 140_000 + b"\t\t\n"])

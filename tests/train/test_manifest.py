@@ -64,6 +64,7 @@ def test_sound_below_the_manifest_moves_with_it(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ("[]", "one JSON object"),
+        pytest.param("[" * 100_000, "not JSON", id="deep"),
         ("7", "one JSON object"),
         (json.dumps({"id": "a"}), "'audio' is missing"),
         *(
@@ -121,9 +122,11 @@ def test_missing_sound_is_named_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 3: there is no file .*clips/a\.wav") as caught:
         check(tmp_path / "m.jsonl")
     assert caught.value.code == "manifest_no_audio"
-    write_manifest(tmp_path / "m.jsonl", [there, replace(ROW, audio="a" * 300)])
-    with pytest.raises(UsageError, match="line 2: there is no file"):
-        check(tmp_path / "m.jsonl")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    for audio in ("a" * 300, "loop.wav"):
+        write_manifest(tmp_path / "m.jsonl", [there, replace(ROW, audio=audio)])
+        with pytest.raises(UsageError, match="line 2: there is no file"):
+            check(tmp_path / "m.jsonl")
 
 
 def test_nothing_and_what_breaks_off_leave_what_was_there(tmp_path: Path) -> None:
@@ -148,8 +151,12 @@ def test_a_fifth_is_held_out() -> None:
 
 def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path, audio in ((tmp_path / "file" / "m.jsonl", "a.wav"), (tmp_path / "m.jsonl", "caf\udce9.wav")):
+    for path, wrong in (
+        (tmp_path / "file" / "m.jsonl", ROW),
+        (tmp_path / "m.jsonl", replace(ROW, audio="caf\udce9.wav")),
+        (tmp_path / "m.jsonl", replace(ROW, asr="half \ud83d")),
+    ):
         with pytest.raises(UsageError) as caught:
-            write_manifest(path, [replace(ROW, audio=audio)])
+            write_manifest(path, [wrong])
         assert caught.value.code == "manifest_not_written" and str(path) in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from esrt.config import PRESETS, AdapterConfig
 from esrt.train import memory
 from esrt.train.memory import Clips
 from esrt.train.network import Network
-from esrt.train.recipes import Recipe, Stage, esrt_4b
+from esrt.train.recipes import Recipe, Stage, esrt_4b, esrt_270m
 
 SMALL = replace(
     PRESETS["ESRT-270M"],
@@ -48,6 +49,12 @@ def test_parameters_are_those_of_the_real_network() -> None:
     network = real()
     assert named == {name: tuple(value.shape) for name, value in network.named_parameters()}
     assert weights == sum(t.untyped_storage().nbytes() for t in [*network.parameters(), *network.buffers()])
+
+
+def test_the_document_has_what_the_command_prints() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = [line for line in memory.table(esrt_270m()).splitlines() if line.startswith("| ")]
+    assert len(rows) == 8 and all(row in document for row in rows)
 
 
 def test_activations_are_those_that_the_real_forward_pass_keeps() -> None:

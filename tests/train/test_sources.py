@@ -113,6 +113,9 @@ def test_catalogues_keep_plain_sentences_in_the_languages_asked_for(tmp_path: Pa
     }
     assert catalogues.sentences(tmp_path, ("eng", "fra", "deu", "por", "khm")) == [expected]
     assert texts.read(tmp_path, {"eng", "fra", "deu", "por"}) == [expected]
+    (folder / "wesnoth.mo").write_bytes(b"no catalogue")
+    with pytest.raises(UsageError, match=r"wesnoth\.mo is no catalogue"):
+        catalogues.sentences(tmp_path, ("pol",))
 
 
 def test_tuxpaint_joins_captions_and_their_speech(tmp_path: Path) -> None:
@@ -155,7 +158,11 @@ def test_transcripts_are_read_with_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"language": "ita", "id": "a", "text": "Ciao."}\n', encoding="utf-8")
     assert asterisk.read_transcripts(path) == {"ita": {"a": "Ciao."}}
-    for line, reason in (('{"language": "ita"}', "strings"), ('{"language": "it!", "id": "a", "text": "b"}', "it!")):
+    for line, reason in (
+        ('{"language": "ita"}', "strings"),
+        ('{"language": "it!", "id": "a", "text": "b"}', "it!"),
+        ('{"language": "ita", "id": "a", "text": "b\\u0000"}', "NUL"),
+    ):
         path.write_text("\n" + line, encoding="utf-8")
         with pytest.raises(UsageError, match=f"line 2: .*{reason}"):
             asterisk.read_transcripts(path)

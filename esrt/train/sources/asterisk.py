@@ -15,7 +15,7 @@ from pathlib import Path
 
 from esrt.languages import LANGUAGES
 from esrt.train.examples import plain
-from esrt.train.manifest import Row, bad_row, held_out, json_lines, rows_of
+from esrt.train.manifest import Row, bad_row, held_out, is_text, json_lines, rows_of
 from esrt.train.sources import files
 
 SOUNDS = "usr/share/asterisk/sounds"
@@ -54,6 +54,8 @@ def read_transcripts(path: Path) -> dict[str, dict[str, str]]:
             raise bad_row(path, number, "the strings 'language', 'id' and 'text' are expected")
         if entry["language"] not in LANGUAGES:
             raise bad_row(path, number, f"{entry['language']!r} is no language of `esrt languages`")
+        if not is_text(entry["text"]):
+            raise bad_row(path, number, "the text has half of a character or a NUL character")
         found.setdefault(entry["language"], {})[entry["id"]] = entry["text"]
     return found
 

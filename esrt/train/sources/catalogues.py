@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gettext
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from esrt.errors import UsageError
 from esrt.languages import LANGUAGES
 
 _LOCALES = {"cmn": "zh_CN", "nob": "nb_NO", "por": "pt_BR"}  # elsewhere the plain BCP 47 tag
@@ -18,8 +20,12 @@ def sentences(root: Path, languages: Iterable[str], shortest: int = 3, longest: 
     for language in languages:
         locale = _LOCALES.get(language, LANGUAGES[language].bcp47)
         for path in sorted(root.glob(f"usr/share/**/locale/{locale}/LC_MESSAGES/*.mo")):
-            with path.open("rb") as file:
-                catalogue = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+            try:
+                with path.open("rb") as file:
+                    catalogue = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+            except (OSError, ValueError, struct.error) as error:
+                text = f"{path} is no catalogue of translations ({error}): unpack its package again."
+                raise UsageError("wrong_layout", text) from error
             for key, translated in catalogue.items():
                 if not isinstance(key, str) or not isinstance(translated, str):
                     continue

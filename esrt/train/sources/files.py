@@ -23,7 +23,7 @@ def table(path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None = 
 
     `names` names the columns of a file without a head line. Raises UsageError as `lines`.
     """
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         yield from lines(path, csv.DictReader(file, names, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
 
 

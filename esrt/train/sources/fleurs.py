@@ -26,19 +26,30 @@ def rows(where: str, sources: Sequence[str], targets: Sequence[str], split: str,
     unpacked), or the name of a data set on the Hub. Raises UsageError wrong_layout, hub_unreachable.
     """
     texts = {
-        target: {int(entry["id"]): entry["raw_transcription"].strip() for entry in _entries(where, target, split, None)}
+        target: {
+            _number(entry, where): entry["raw_transcription"].strip() for entry in _entries(where, target, split, None)
+        }
         for target in targets
     }
     # All are opened first: what is missing shows before hours of download.
     spoken = [(source, _entries(where, source, split, clips / source)) for source in sources]
     for source, entries in spoken:
         for entry in entries:
-            transcript, sentence = entry["raw_transcription"].strip(), int(entry["id"])
+            transcript, sentence = entry["raw_transcription"].strip(), _number(entry, where)
             name, audio = f"fleurs-{source}-{sentence}-{entry['path'].stem}", str(entry["path"])
             yield Row(name, audio, source, "", transcript, "")
             for target in targets:
                 if target != source and texts[target].get(sentence):
                     yield Row(name, audio, source, target, transcript, texts[target][sentence])
+
+
+def _number(entry: dict[str, Any], where: str) -> int:
+    """A sentence's number, the same in all languages."""
+    try:
+        return int(entry["id"])
+    except ValueError as error:
+        text = f"{where}: {entry['id'][:80]!r} is no number of a sentence: fetch the folder again."
+        raise UsageError("wrong_layout", text) from error
 
 
 def _entries(where: str, language: str, split: str, clips: Path | None) -> Iterator[dict[str, Any]]:

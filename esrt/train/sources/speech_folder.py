@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esrt import languages
 from esrt.errors import UsageError
-from esrt.train.manifest import Row
+from esrt.train.manifest import Row, is_text
 from esrt.train.sources import files
 
 SOUND = {
@@ -19,8 +19,8 @@ SOUND = {
 def rows(folder: Path, source: str) -> Iterator[Row]:
     """One row per recording and translation, in the order of the names; folders in it are looked into too.
 
-    Raises UsageError: wrong_layout (no folder, a recording without its text, no recording), text_not_readable,
-    unknown_language.
+    Raises UsageError: wrong_layout (no folder, a recording without its text or with two in a language, no recording),
+    text_not_readable, unknown_language.
     """
     if not folder.is_dir():
         raise UsageError("wrong_layout", f"{folder} is no folder.")
@@ -34,7 +34,11 @@ def rows(folder: Path, source: str) -> Iterator[Row]:
     for path in sorted(folder.rglob("*.txt")):
         clip = path.with_suffix("").with_suffix("")
         if clip in clips and path.with_suffix("") not in clips:
-            translations.setdefault(clip, {})[languages.get(path.with_suffix("").suffix[1:]).code] = path
+            target, found = _language(path), translations.setdefault(clip, {})
+            if target == source or target in found:
+                other = found.get(target, clip.with_suffix(".txt"))
+                raise UsageError("wrong_layout", f"{path} and {other.name} are both in {target}: take one away.")
+            found[target] = path
     for clip, audio in clips.items():
         transcript = _text(files.need(audio.with_suffix(".txt"), f"write what {audio.name} says into it"))
         name = clip.relative_to(folder).as_posix()
@@ -43,11 +47,21 @@ def rows(folder: Path, source: str) -> Iterator[Row]:
             yield Row(name, str(audio), source, target, transcript, _text(path))
 
 
+def _language(path: Path) -> str:
+    """Of a.deu.txt: deu."""
+    try:
+        return languages.get(path.with_suffix("").suffix[1:]).code
+    except UsageError as error:
+        raise UsageError(error.code, f"{path}: {error}") from error
+
+
 def _text(path: Path) -> str:
     try:
         text = " ".join(path.read_text(encoding="utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise UsageError("text_not_readable", f"{path} is not UTF-8: save it as UTF-8.") from error
+    if not is_text(text):
+        raise UsageError("text_not_readable", f"{path} has a NUL character: save it as plain text.")
     if not text:
         raise UsageError("text_not_readable", f"{path} is empty: write the text into it, or take the file away.")
     return text
