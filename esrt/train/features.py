@@ -64,10 +64,11 @@ class Features:
         stamps: dict[str, list[int]] = {}
         # Where the next clip goes: what lies behind was left by an interrupted run, and is written over.
         self._frames = self._index_bytes = 0
+        lines = self._lines.read_bytes().splitlines(keepends=True)
         # After a power cut there may be lines without frames; by the size of other frames nothing is to be told.
         ours = self._described().items() <= self._known().items()
         there = self._data.stat().st_size // (2 * self.width) if ours else sys.maxsize
-        for line in self._lines.read_bytes().splitlines(keepends=True):
+        for line in lines:
             if not line.endswith(b"\n"):
                 break
             audio, start, frames, *stamp = json.loads(line)
