@@ -79,7 +79,13 @@ def test_onnx_equals_torch_on_real_speech(real: tuple[EdgeHalf, Path], clips: li
     assert found.worst >= 0.99999
     assert found.largest_difference < 0.01  # of values up to 200
     int8 = export.parity(edge, folder / "edge.onnx", clips)
-    assert int8.mean >= 0.998 and int8.worst >= 0.95
+    assert int8.mean >= (0.998 if _vnni() else 0.997) and int8.worst >= 0.95
+
+
+def _vnni() -> bool:
+    """Whether sums of int8 products are exact here: on x86 without VNNI they saturate at 16 bits, and cost accuracy."""
+    flags = Path("/proc/cpuinfo")
+    return "avx512bw" not in (known := flags.read_text() if flags.exists() else "") or "vnni" in known
 
 
 @needs_whisper
