@@ -68,7 +68,7 @@ class Encoder:
         if not self._path.is_file():
             raise ModelError("edge_model_missing", f"There is no edge model at {path}: download or export it again.")
         try:
-            self._session = _session(self._path, usable_cores() if threads is None else threads)
+            self._session = open_session(self._path, usable_cores() if threads is None else threads)
             ends = [end.name for end in (*self._session.get_inputs(), *self._session.get_outputs())]
         except Exception as error:  # ONNX Runtime's own errors have no base of their own
             raise self._damaged("ONNX Runtime cannot load it") from error
@@ -171,7 +171,8 @@ def _scale(text: str) -> npt.NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
 
 
-def _session(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int) -> Any:
+    """An edge model's graph as a device runs it, on so many threads."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     options.intra_op_num_threads = threads

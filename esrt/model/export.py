@@ -169,11 +169,11 @@ class Parity:
     largest_difference: float
 
 
-def parity(edge: EdgeHalf, path: Path, clips: Sequence[npt.NDArray[np.float32]]) -> Parity:
-    """Compares the torch edge half with an ONNX file on clips of float32 [samples] (multiples of FRAME_SAMPLES)."""
-    import onnxruntime
+def parity(edge: EdgeHalf, session: Any, clips: Sequence[npt.NDArray[np.float32]]) -> Parity:
+    """Compares the torch edge half with an ONNX graph on clips of float32 [samples] (multiples of FRAME_SAMPLES).
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    `session` runs the graph as a device does (edge.encoder.open_session).
+    """
     cosines, largest = [], 0.0
     for clip in clips:
         with torch.no_grad():
