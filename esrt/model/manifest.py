@@ -117,6 +117,13 @@ def remove_leftovers(target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def put(written: Path, path: Path) -> None:
+    """Gives a file that is written whole the name `path`, so that after a power cut it is the old one or this."""
+    flush(written)
+    written.replace(path)
+    flush(path.parent)
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or a folder's list of names, is on the disk."""
     if os.name == "nt":  # folders cannot be opened there

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from esrt.errors import UsageError
-from esrt.model.manifest import MANIFEST, flush
+from esrt.model.manifest import MANIFEST, put
 
 FILE = "state.safetensors"
 RUN = "run.json"  # beside the state: what it is of
@@ -118,9 +118,7 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
         return
     beside = folder / f"{FILE}.part"
     save_file(tensors, beside, {"place": json.dumps(asdict(at)), "shards": shards})
-    flush(beside)
-    beside.replace(folder / FILE)
-    flush(folder)
+    put(beside, folder / FILE)
     for old in folder.glob("shards-*"):
         if old.name != shards:
             shutil.rmtree(old)

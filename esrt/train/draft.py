@@ -29,7 +29,7 @@ from esrt.config import ModelConfig
 from esrt.errors import UsageError
 from esrt.model.checkpoint import load_outputs
 from esrt.model.language_model import load_language_model, quiet
-from esrt.model.manifest import CARD, MANIFEST, flush, identity, whole_folder
+from esrt.model.manifest import CARD, MANIFEST, identity, put, whole_folder
 from esrt.model.precision import decoding_type
 from esrt.train import checkpoint
 from esrt.train.batches import Answers
@@ -217,8 +217,7 @@ def _train(distiller: Distiller, source: Source, plan: Plan, run: Path, model: s
                 whole |= {f"optimizer.{number}.{what}": tensor for what, tensor in moments.items()}
             beside = at.with_suffix(".part")
             save_file(whole | {"step": torch.tensor(step + 1)}, beside, {"of": of})
-            flush(beside)
-            beside.replace(at)
+            put(beside, at)
         line = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
         with (run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line | {name: round(value, 4) for name, value in shown.items()}) + "\n")

@@ -23,7 +23,7 @@ from esrt.errors import AudioError, UsageError
 from esrt.model.mel import LogMel
 from esrt.model.whisper_encoder import WhisperEncoder
 from esrt.train.encoding import encode, encoding_type
-from esrt.train.manifest import SPOKEN_ON_THE_FLY
+from esrt.train.manifest import SPOKEN_ON_THE_FLY, is_there
 from esrt.train.sound import sound
 
 SHORTEST = 4800  # samples, 0.3 s: shorter clips teach nothing
@@ -209,7 +209,7 @@ class Features:
 
 def _are_there(audios: Iterable[str]) -> None:
     """Looks for all sounds at once, before the hours that the first ones take."""
-    gone = [audio for audio in audios if not audio.startswith(SPOKEN_ON_THE_FLY) and not Path(audio).is_file()]
+    gone = [audio for audio in audios if not is_there(audio)]
     if gone:
         more = f" (and {len(gone) - 1:,} more)" if gone[1:] else ""
         raise AudioError("audio_not_found", f"{gone[0]}{more} does not exist: check the manifest's paths.")

@@ -103,16 +103,17 @@ def check(path: Path) -> list[Row]:
     rows, there = [], set()
     for number, row in _rows(path):
         if row.audio not in there:
-            if not row.audio.startswith(SPOKEN_ON_THE_FLY) and not _is_there(row.audio):
+            if not is_there(row.audio):
                 raise UsageError("manifest_no_audio", f"{path}, line {number}: there is no file {row.audio}.")
             there.add(row.audio)
         rows.append(row)
     return rows
 
 
-def _is_there(audio: str) -> bool:
+def is_there(audio: str) -> bool:
+    """Whether a row's sound can be heard: a file, or what is spoken on the fly."""
     try:
-        return Path(audio).is_file()
+        return audio.startswith(SPOKEN_ON_THE_FLY) or Path(audio).is_file()
     except OSError:  # a name that is too long for any file
         return False
 

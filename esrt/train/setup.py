@@ -20,7 +20,7 @@ from esrt.config import PRESETS, ModelConfig
 from esrt.errors import ModelError, UsageError
 from esrt.model import checkpoint as folders
 from esrt.model.language_model import load_language_model, load_tokenizer, tag_ids
-from esrt.model.manifest import flush, sha256
+from esrt.model.manifest import put, sha256
 from esrt.model.outputs import spelling
 from esrt.model.qformer import start_from_decoder
 from esrt.model.whisper_encoder import WhisperEncoder
@@ -98,8 +98,7 @@ def vocabularies(
     if made != found:
         beside = path.with_suffix(".part")
         beside.write_text(json.dumps(made), encoding="utf-8")
-        flush(beside)
-        beside.replace(path)
+        put(beside, path)
     return made["whisper"], made["llm"]
 
 
