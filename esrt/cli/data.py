@@ -1,26 +1,19 @@
-"""`esrt data`: manifests to train from, out of corpora, packages, your own speech, or text that is spoken."""
+"""`esrt data`: manifests to train from. What each verb reads is in `corpora`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esrt import languages
-from esrt.cli import common
-from esrt.errors import UsageError
+from esrt.cli import common, corpora
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from esrt.cli.common import Verbs
-    from esrt.train.manifest import Row
-
-    # What is added to the manifest's name ("", "-test"), and its rows.
-    Manifests: TypeAlias = Iterable[tuple[str, Iterable[Row]]]
+    from esrt.cli.corpora import Manifests
 
 _SPEAKERS = ("espeak-ng", "pico", "festival")
 UNPACKED = "folder that the Debian packages were unpacked into (dpkg -x)"
@@ -41,32 +34,32 @@ esrt data check data/fleurs.jsonl
     )
     verb = parser.add_subparsers(metavar="VERB", required=True)
 
-    fleurs = _verb(verb, "fleurs", "Read sentences of FLEURS, from any of 102 languages into any.", _FLEURS, _fleurs)
+    fleurs = _verb(verb, "fleurs", _FLEURS, corpora.fleurs)
     _where(fleurs, "google/fleurs")
     _languages(fleurs, target="")
 
-    covost2 = _verb(verb, "covost2", "Read sentences of CoVoST 2, into English and out of it.", _COVOST2, _covost2)
+    covost2 = _verb(verb, "covost2", _COVOST2, corpora.covost2)
     _where(covost2, "fixie-ai/covost2")
     _languages(covost2, target="eng")
 
-    voices = _verb(verb, "commonvoice", "Read sentences of Common Voice, not translated.", _COMMONVOICE, _commonvoice)
+    voices = _verb(verb, "commonvoice", _COMMONVOICE, corpora.commonvoice)
     _where(voices)
     _languages(voices)
 
-    folder = _verb(verb, "speech-folder", "Your own recordings, each with its text beside it.", _FOLDER, _speech_folder)
+    folder = _verb(verb, "speech-folder", _FOLDER, corpora.speech_folder)
     folder.add_argument("folder", metavar="FOLDER", help="a.wav, its transcript a.txt, its translations a.deu.txt ...")
     folder.add_argument("--source", metavar="LANG", required=True, help="the language that is spoken")
 
-    asterisk = _verb(verb, "asterisk", "Telephone prompts in eng spa fra ita rus.", _ASTERISK, _asterisk)
+    asterisk = _verb(verb, "asterisk", _ASTERISK, corpora.asterisk)
     asterisk.add_argument("--transcripts", metavar="F", help="JSONL {language, id, text} of what is not English")
-    fillets = _verb(verb, "fillets", "Acted dialogue of a game in ces nld.", _FILLETS, _fillets)
-    drascula = _verb(verb, "drascula", "Acted dialogue of a game in spa eng.", _DRASCULA, _drascula)
-    tuxpaint = _verb(verb, "tuxpaint", "Spoken captions in fra rus ron cat bul spa ell dan bel nld.", _TUX, _tuxpaint)
+    fillets = _verb(verb, "fillets", _FILLETS, corpora.fillets)
+    drascula = _verb(verb, "drascula", _DRASCULA, corpora.drascula)
+    tuxpaint = _verb(verb, "tuxpaint", _TUX, corpora.tuxpaint)
     for package in (asterisk, fillets, drascula, tuxpaint):
         package.add_argument("unpacked", metavar="UNPACKED", help=UNPACKED)
         _languages(package, source="all", target="all")
 
-    synth = _verb(verb, "synth", "Parallel texts, spoken by programs in many voices and rooms.", _SYNTH, _synth)
+    synth = _verb(verb, "synth", _SYNTH, corpora.synth)
     synth.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or folder of game packages")
     _languages(synth, target="all")
     synth.add_argument(
@@ -78,14 +71,14 @@ esrt data check data/fleurs.jsonl
     synth.add_argument("--seed", metavar="N", type=int, default=0, help="other voices, rooms and choices (default 0)")
     synth.add_argument("--on-the-fly", action="store_true", help="store no sound: training speaks what it needs")
 
-    revoice = _verb(verb, "revoice", "A manifest's recordings as if others had spoken them.", _REVOICE, _revoice)
+    revoice = _verb(verb, "revoice", _REVOICE, corpora.revoice)
     revoice.add_argument("manifest", metavar="MANIFEST", help="what to speak anew")
     revoice.add_argument(
         "--each", metavar="N", type=common.count, default=1, help="copies of each recording (default 1)"
     )
     revoice.add_argument("--seed", metavar="N", type=int, default=0, help="other voices and rooms (default 0)")
 
-    prosody = _verb(verb, "prosody", "Sentences spoken in set manners, with captions of them.", _PROSODY, _prosody)
+    prosody = _verb(verb, "prosody", _PROSODY, corpora.prosody)
     prosody.add_argument("texts", metavar="TEXTS", help="JSONL {language: text}, a manifest, or game packages")
     _languages(prosody)
     prosody.add_argument(
@@ -93,7 +86,7 @@ esrt data check data/fleurs.jsonl
     )
     prosody.add_argument("--seed", metavar="N", type=int, default=0, help="other manners and choices (default 0)")
 
-    mer2024 = _verb(verb, "mer2024", "MER2024 with EMER's captions of emotions.", _MER2024, _mer2024)
+    mer2024 = _verb(verb, "mer2024", _MER2024, corpora.mer2024)
     mer2024.add_argument("folder", metavar="FOLDER", help="where its CSV files and its audio folder are")
     mer2024.add_argument("--target", metavar="LANGS", type=_codes, default=["eng"], help="eng, cmn (default eng)")
 
@@ -105,9 +98,10 @@ esrt data check data/fleurs.jsonl
 
 
 def _verb(
-    verbs: Verbs, name: str, summary: str, examples: str, build: Callable[[argparse.Namespace], Manifests]
+    verbs: Verbs, name: str, examples: str, build: Callable[[argparse.Namespace], Manifests]
 ) -> argparse.ArgumentParser:
-    parser = common.verb(verbs, name, summary, examples)
+    """A verb that writes what `build` reads, which says of itself what that is."""
+    parser = common.verb(verbs, name, build.__doc__ or "", examples)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write the manifest into")
     parser.add_argument("--name", metavar="NAME", default=name, help=f"name of the manifest (default {name})")
     parser.set_defaults(run=_write, build=build)
@@ -158,131 +152,6 @@ def _check(args: argparse.Namespace) -> int:
         for (source, target), count in sorted(Counter((row.src, row.tgt) for row in rows).items()):
             print(f"  {source} {f'-> {target}' if target else '':<8}{count:>9,}")
     return 0
-
-
-def _corpus(args: argparse.Namespace) -> tuple[str, str, Path]:
-    """Where a corpus is, what its split adds to the manifest's name, and where clips go."""
-    suffix = "" if args.split == "train" else f"-{args.split}"
-    where = str(Path(args.where).resolve()) if Path(args.where).is_dir() else args.where
-    return where, suffix, Path(args.out).resolve() / f"{args.name}{suffix}"
-
-
-def _fleurs(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import fleurs
-
-    where, suffix, clips = _corpus(args)
-    return [(suffix, fleurs.rows(where, args.source, args.target, args.split, clips))]
-
-
-def _covost2(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import covost2
-
-    where, suffix, clips = _corpus(args)
-    return [(suffix, covost2.rows(where, args.source, args.target, args.split, clips))]
-
-
-def _commonvoice(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import commonvoice
-
-    where, suffix, clips = _corpus(args)
-    return [(suffix, commonvoice.rows(where, args.source, args.split, clips))]
-
-
-def _speech_folder(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import speech_folder
-
-    return [("", speech_folder.rows(Path(args.folder).resolve(), languages.get(args.source).code))]
-
-
-def _asterisk(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import asterisk
-
-    transcripts = asterisk.read_transcripts(Path(args.transcripts)) if args.transcripts else {}
-    if not transcripts:
-        text = "Without --transcripts, of the prompts only the English ones have a text."
-        if "eng" not in args.source:
-            raise UsageError("usage", text)
-        print(text, file=sys.stderr)
-    yield from _held_out(args, lambda root, test: asterisk.rows(root, transcripts, test))
-    if others := list(_asked(args, asterisk.other_voices(Path(args.unpacked).resolve(), transcripts))):
-        yield "-voices", others
-
-
-def _fillets(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import fillets
-
-    return _held_out(args, fillets.rows)
-
-
-def _drascula(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import drascula
-
-    clips = Path(args.out).resolve() / args.name
-    return _held_out(args, lambda root, test: drascula.rows(root, clips, test))
-
-
-def _tuxpaint(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import tuxpaint
-
-    return _held_out(args, tuxpaint.rows)
-
-
-def _held_out(args: argparse.Namespace, rows: Callable[[Path, bool], Iterable[Row]]) -> Manifests:
-    """What to train on, and beside it what is held out, unless nothing is."""
-    root = Path(args.unpacked).resolve()
-    yield "", _asked(args, rows(root, False))
-    if test := list(_asked(args, rows(root, True))):
-        yield "-test", test
-
-
-def _asked(args: argparse.Namespace, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows in the languages that were asked for."""
-    return (row for row in rows if row.src in args.source and row.tgt in ("", *args.target))
-
-
-def _anew(args: argparse.Namespace, read: str) -> Path:
-    """Where sounds go, in the places of those of an earlier run: no manifest of these may stand beside them.
-
-    Raises UsageError `would_overwrite` where one does, or where the manifest is what is read.
-    """
-    clips: Path = Path(args.out).resolve() / args.name
-    path = clips.with_name(f"{args.name}.jsonl")
-    same = path.exists() and Path(read).exists() and path.samefile(read)
-    if same or (path.exists() and not getattr(args, "on_the_fly", False)):
-        what = "is what is read" if same else "is there, and would have other sounds"
-        raise UsageError("would_overwrite", f"{path} {what}: take it away, or choose another --name.")
-    return clips
-
-
-def _synth(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import synth, texts
-
-    clips = _anew(args, args.texts)
-    known = texts.read(Path(args.texts), {*args.source, *args.target})
-    where = None if args.on_the_fly else clips
-    return [("", synth.rows(args.name, known, args.source, args.target, args.each, where, args.seed, args.speaker))]
-
-
-def _revoice(args: argparse.Namespace) -> Manifests:
-    from esrt.train import manifest
-    from esrt.train.sources import revoice
-
-    clips = _anew(args, args.manifest)
-    return [("", revoice.rows(args.name, manifest.check(Path(args.manifest)), args.each, clips, args.seed))]
-
-
-def _prosody(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import prosody, texts
-
-    clips = _anew(args, args.texts)
-    known = texts.read(Path(args.texts), set(args.source))
-    return [("", prosody.rows(args.name, known, args.source, args.each, clips, args.seed))]
-
-
-def _mer2024(args: argparse.Namespace) -> Manifests:
-    from esrt.train.sources import mer2024
-
-    return [("", mer2024.rows(Path(args.folder).resolve(), args.target))]
 
 
 _REVOICE = """
