@@ -183,6 +183,21 @@ def warm_start(network: Network, folder: Path) -> None:
         raise ModelError("model_mismatch", f"{folder} is no start for this recipe's model: {reason}.") from error
 
 
+def start_of(recipe: Recipe, name: str, config: ModelConfig) -> Path:
+    """The folder of the model that a run begins with, which has the recipe's shape. Raises ModelError."""
+    folder = Path(name) if Path(name).is_dir() else hub.resolve(name)
+    if not (folder / "adapter.safetensors").is_file():
+        text = f"{name} is no trained model: it has no adapter.safetensors. A run's is in `model`."
+        raise ModelError("model_not_found", text)
+    other = ModelConfig.load(folder / "config.json")
+    if (other.adapter, other.encoder.width, other.llm.width) != (
+        config.adapter, config.encoder.width, config.llm.width,
+    ):  # fmt: skip
+        text = f"{name} is {other.name}, no start for {recipe.name}, which trains {recipe.model}."
+        raise ModelError("model_mismatch", text)
+    return folder
+
+
 def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     """A trainer for the manifests `data`/<name>.jsonl of the recipe; encodes what is not in `data`/features yet.
 
@@ -193,18 +208,8 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     accelerator = parallel.start(recipe, run, None if at is None else at.bf16)
     for stage in recipe.stages:
         parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
-    config, start = PRESETS[recipe.model], None
-    if recipe.start is not None:
-        start = Path(recipe.start) if Path(recipe.start).is_dir() else hub.resolve(recipe.start)
-        if not (start / "adapter.safetensors").is_file():
-            text = f"{recipe.start} is no trained model: it has no adapter.safetensors. A run's is in `model`."
-            raise ModelError("model_not_found", text)
-        other = ModelConfig.load(start / "config.json")
-        if (other.adapter, other.encoder.width, other.llm.width) != (
-            config.adapter, config.encoder.width, config.llm.width,
-        ):  # fmt: skip
-            text = f"{recipe.start} is {other.name}, no start for {recipe.name}, which trains {recipe.model}."
-            raise ModelError("model_mismatch", text)
+    config = PRESETS[recipe.model]
+    start = None if recipe.start is None else start_of(recipe, recipe.start, config)
     of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
     if recipe.frozen_llm:
         of["llm"] = "frozen"

@@ -1,13 +1,24 @@
-"""A TCP proxy that writes down what passes, so that tests can count the bytes on the socket."""
+"""A TCP proxy that writes down what passes, so that tests can count the bytes on the socket; and what vLLM hears."""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+
+from esrt.audio.io import load
+from esrt.edge.encoder import Encoder
+from esrt.wire.codecs import encode
+
+VLLM = Path(sys.prefix) / "vllm" / "bin" / "python"
+CLIPS = 24
+
+needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed: `make .venv/.vllm` does it")
 
 
 class CountingProxy:
@@ -68,3 +79,24 @@ def proxy_to() -> Iterator[Callable[[int], CountingProxy]]:
     yield start
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture(scope="module")
+def frames(model: Path, examples: Path) -> list[bytes]:
+    """Human speech in four languages, cut differently each time."""
+    encoder = Encoder(model / "edge.onnx", threads=1)
+    sounds = [
+        load(path) for path in sorted([*examples.glob("*.flac"), *(Path(__file__).parents[1] / "data").rglob("*.flac")])
+    ]
+    made = []
+    for number in range(CLIPS):
+        again, which = divmod(number, len(sounds))
+        sound = sounds[which][again * 2_000 :][: 30_000 + again * 3_000]  # about two seconds
+        made.append(encode(encoder.encode(sound), "int8", encoder.tables, encoder.fingerprint).to_bytes())
+    assert len(set(made)) == CLIPS
+    return made
+
+
+def is_alive(pid: int) -> bool:
+    """Not a zombie either: those have no program."""
+    return Path(f"/proc/{pid}/exe").exists()
