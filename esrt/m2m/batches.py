@@ -102,10 +102,10 @@ class Batches:
     def batch(self, stage: Stage, step: int) -> Batch:
         """Batch `step` of a stage."""
         clips, rng = self.sampler.batch(stage.name, step, stage.batch)
+        clips, sound, lengths = self._heard(clips, stage, step)
         asked = [self._asked(clip, stage.forks, rng) for clip in clips]
         rows = [self._row(clip, pair) for clip, pairs in zip(clips, asked, strict=True) for pair in pairs]
         source = [torch.tensor(self._ids(clip.transcript)) for clip in clips]
-        sound, lengths = self._sound(clips, stage, step)
         return Batch(
             sound,
             lengths,
@@ -145,16 +145,22 @@ class Batches:
             labels[-1] = IGNORED
         return [start, to, plain, *ids[:-1]], labels
 
-    def _sound(self, clips: Sequence[Clip], stage: Stage, step: int) -> tuple[Tensor, Tensor]:
+    def _heard(self, clips: Sequence[Clip], stage: Stage, step: int) -> tuple[list[Clip], Tensor, Tensor]:
+        """The clips, and their `Batch.sound` and `lengths`. Another of them takes the place of one without sound, as a
+        damaged file has none: nobody shall learn to hear words there.
+        """
         if self.features is None:
-            waves = [torch.from_numpy(pad(sound(clip.audio)[:WINDOW_SAMPLES], "speech")) for clip in clips]
+            sounds = [sound(clip.audio)[:WINDOW_SAMPLES] for clip in clips]
+            whole = [place for place, samples in enumerate(sounds) if len(samples)] or [0]
+            places = [place if len(sounds[place]) else whole[place % len(whole)] for place in range(len(clips))]
+            waves = [pad(sounds[place], "speech") for place in places]
             mel = LogMel(self.mel_bins)
-            mels = [mel(wave[None])[0].T for wave in waves]
-            padded = pad_sequence(mels, batch_first=True).transpose(1, 2)
-            return padded, torch.tensor([len(wave) // FRAME_SAMPLES for wave in waves])
+            mels = [mel(torch.from_numpy(wave)[None])[0].T for wave in waves]
+            lengths = torch.tensor([len(wave) // FRAME_SAMPLES for wave in waves])
+            return [clips[place] for place in places], pad_sequence(mels, batch_first=True).transpose(1, 2), lengths
         found = [self.features.get(clip.audio).astype(np.float32) for clip in clips]
         if self.recipe.augment:
             seeds = [[self.recipe.seed, step, place, *stage.name.encode()] for place in range(len(clips))]
             found = [augment(rows, np.random.default_rng(seed)) for rows, seed in zip(found, seeds, strict=True)]
         padded = pad_sequence([torch.from_numpy(rows) for rows in found], batch_first=True)
-        return padded, torch.tensor([len(rows) for rows in found])
+        return list(clips), padded, torch.tensor([len(rows) for rows in found])

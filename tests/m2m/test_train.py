@@ -253,6 +253,28 @@ def test_sound_itself_where_the_encoder_trains(tmp_path: Path) -> None:
     )
 
 
+def test_nothing_is_learned_of_a_damaged_clip(tmp_path: Path) -> None:
+    """Where the encoder trains, a file turns out to be damaged in the middle of a run: another clip takes its place."""
+    clip = next((Path(__file__).parents[1] / "data" / "held_out").glob("*.flac"))
+    (tmp_path / "half.flac").write_bytes(clip.read_bytes()[:20_000])
+    row = {"src": "eng", "tgt": "", "s2tt": ""}
+    lines = [
+        row | {"id": "a", "audio": str(clip), "asr": "to the sea"},
+        row | {"id": "b", "audio": "half.flac", "src": "fra", "asr": "a cat"},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    save(tiny(0), tmp_path / "start")
+    stage = Stage("joint", "all", 2, 8, 1e-3, 1)
+    batches = build(
+        recipe(encoder="lora", free=1, lora_rank=2, stages=(stage,), augment=False), tmp_path, tmp_path / "run",
+        tmp_path / "start",
+    ).batches  # fmt: skip
+    assert {clip.transcript for clip in batches.sampler.batch("joint", 0, 8)[0]} == {"to the sea", "a cat"}
+    batch = batches.batch(stage, 0)
+    assert {batches.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in batch.source} == {"to the sea"}
+    assert all(torch.equal(mel, batch.sound[0]) for mel in batch.sound) and batch.sound[0].std() > 0
+
+
 def test_a_pruned_model_learns_from_the_whole_one(data: Path, tmp_path: Path) -> None:
     learn = Stage("distil", "all", 20, 4, 2e-3, 2, 2, Weights(1.0, 0.0, 1.0, 0.0))
     small = recipe(stages=(learn, Stage("drafters", "drafters", 2, 4, 1e-3, 1, 2)))
