@@ -85,7 +85,7 @@ def drascula(args: argparse.Namespace) -> Manifests:
     from esrt.train.sources import drascula
 
     clips = Path(args.out).resolve() / args.name
-    return _held_out(args, lambda root, test: drascula.rows(root, clips, test))
+    return _held_out(args, lambda root, test: drascula.rows(root, clips, test, args.source))
 
 
 def tuxpaint(args: argparse.Namespace) -> Manifests:

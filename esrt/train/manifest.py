@@ -154,6 +154,8 @@ def _wrong(entry: dict[str, Any]) -> str:
         return "the field 'caption' is no text, nor a list of texts"
     if bool(entry["tgt"]) != bool(entry["s2tt"] or captions):
         return "'tgt' and 's2tt' (or 'caption') go together: both, or none of the two"
+    if entry["s2tt"] and entry["tgt"] == entry["src"]:
+        return f"'src' and 'tgt' are both {entry['src']!r}, and a translation is into another language"
     return ""
 
 

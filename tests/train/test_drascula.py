@@ -90,7 +90,7 @@ def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_hero_is_taught_and_others_are_held_out(unpacked: Path, tmp_path: Path) -> None:
-    rows = list(drascula.rows(unpacked, tmp_path / "clips", test=False))
+    rows = list(drascula.rows(unpacked, tmp_path / "clips", test=False, sources=drascula.SPOKEN))
     assert [(row.id, row.tgt, row.asr, row.s2tt) for row in rows if row.src == "spa"] == [
         ("drascula-spa-0", "", "¿Quién soy, Igor?", ""),
         ("drascula-spa-0", "eng", "¿Quién soy, Igor?", "Who am I, Igor?"),
@@ -99,9 +99,12 @@ def test_the_hero_is_taught_and_others_are_held_out(unpacked: Path, tmp_path: Pa
     ], "NO takes no two seconds, so line 1 is none"
     samples = load(rows[0].audio)
     assert abs(samples.size - 2 * SAMPLE_RATE) < 50 and np.abs(samples).max() > 0.4
-    held = list(drascula.rows(unpacked, tmp_path / "clips", test=True))
+    held = list(drascula.rows(unpacked, tmp_path / "clips", test=True, sources=drascula.SPOKEN))
     assert {(row.id, row.asr) for row in held} == {("drascula-spa-I1", "El amo está aquí")}
     assert {row.tgt for row in held} == {"", "fra", "rus"}, "a beep is no translation"
+    english = list(drascula.rows(unpacked, tmp_path / "english", test=False, sources=["eng"]))
+    assert {row.src for row in english} == {"eng"}
+    assert all(path.name.startswith("drascula-eng") for path in (tmp_path / "english").iterdir())
 
 
 @pytest.mark.parametrize("keep", [0, 8, 100, 600, -3])

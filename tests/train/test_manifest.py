@@ -36,7 +36,8 @@ def row(draw: st.DrawFn) -> Row:
     target = draw(LANGUAGE | st.just(""))
     translation = draw(TEXT.filter(bool)) if target else ""
     audio = draw(st.sampled_from(["a.wav", "clips/ü b.wav", "/elsewhere/c.g722", "synth:voice=en%2Bf1&text=a+b"]))
-    return Row(draw(TEXT.filter(bool)), audio, draw(LANGUAGE), target, draw(TEXT), translation)
+    source = draw(LANGUAGE.filter(lambda code: code != target))
+    return Row(draw(TEXT.filter(bool)), audio, source, target, draw(TEXT), translation)
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,6 +84,7 @@ def test_sound_below_the_manifest_moves_with_it(tmp_path: Path) -> None:
         (json.dumps({**ROW.__dict__, "tgt": "german"}), "'german' in 'tgt'"),
         (json.dumps({**ROW.__dict__, "s2tt": ""}), "go together"),
         (json.dumps({**ROW.__dict__, "tgt": ""}), "go together"),
+        (json.dumps({**ROW.__dict__, "tgt": ROW.src}), "into another language"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, reason: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import wave
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -66,8 +66,8 @@ def _texts(data: bytes) -> dict[tuple[str, int], dict[str, str]]:
     return found
 
 
-def rows(root: Path, clips: Path, test: bool) -> Iterator[Row]:
-    """One row per line that is spoken and language it is translated to; sounds go into `clips` as WAV.
+def rows(root: Path, clips: Path, test: bool, sources: Collection[str]) -> Iterator[Row]:
+    """One row per line that is spoken in `sources` and language it is translated to; sounds go into `clips` as WAV.
 
     Raises UsageError wrong_layout, and no_texts where no other game's texts are unpacked, by which these are spelt.
     """
@@ -80,7 +80,7 @@ def rows(root: Path, clips: Path, test: bool) -> Iterator[Row]:
         spelt = {language: spellings[language].restored(text) for language, text in said.items() if plain(text)}
         for source, folder in SPOKEN.items():
             path = root / GAME / folder / f"{speaker}{line}.ALS"
-            if source not in spelt or not path.is_file():
+            if source not in sources or source not in spelt or not path.is_file():
                 continue
             sound = path.read_bytes()[_LEAD:]
             if not _SLOWEST < len(spelt[source]) * _RATE / max(1, len(sound)) < _FASTEST:
