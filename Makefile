@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Python compiles what it imports, a small part of what is installed, which pip would compile whole for minutes.
+# Python compiles what it imports, once: a small part of what is installed, which pip would compile whole for minutes.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 PIP    := $(BIN)/python $(INSTALL) -c constraints.txt
 
