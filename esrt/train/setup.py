@@ -183,8 +183,11 @@ def warm_start(network: Network, folder: Path) -> None:
         raise ModelError("model_mismatch", f"{folder} is no start for this recipe's model: {reason}.") from error
 
 
-def start_of(recipe: Recipe, name: str, config: ModelConfig) -> Path:
-    """The folder of the model that a run begins with, which has the recipe's shape. Raises ModelError."""
+def start_of(recipe: Recipe) -> Path | None:
+    """The folder of the model that a run begins with, if with any, which has the recipe's shape. Raises ModelError."""
+    if recipe.start is None:
+        return None
+    name, config = recipe.start, PRESETS[recipe.model]
     folder = Path(name) if Path(name).is_dir() else hub.resolve(name)
     if not (folder / "adapter.safetensors").is_file():
         text = f"{name} is no trained model: it has no adapter.safetensors. A run's is in `model`."
@@ -208,8 +211,7 @@ def build(recipe: Recipe, data: Path, run: Path) -> Trainer:
     accelerator = parallel.start(recipe, run, None if at is None else at.bf16)
     for stage in recipe.stages:
         parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
-    config = PRESETS[recipe.model]
-    start = None if recipe.start is None else start_of(recipe, recipe.start, config)
+    config, start = PRESETS[recipe.model], start_of(recipe)
     of = {"recipe": recipe.name, "start": None if start is None else sha256(start / "adapter.safetensors")}
     if recipe.frozen_llm:
         of["llm"] = "frozen"

@@ -16,7 +16,7 @@ from esrt.edge.encoder import Encoder
 from esrt.wire.codecs import encode
 
 VLLM = Path(sys.prefix) / "vllm" / "bin" / "python"
-CLIPS = 24
+CLIPS = 50
 
 needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed: `make .venv/.vllm` does it")
 
@@ -85,9 +85,8 @@ def proxy_to() -> Iterator[Callable[[int], CountingProxy]]:
 def frames(model: Path, examples: Path) -> list[bytes]:
     """Human speech in four languages, cut differently each time."""
     encoder = Encoder(model / "edge.onnx", threads=1)
-    sounds = [
-        load(path) for path in sorted([*examples.glob("*.flac"), *(Path(__file__).parents[1] / "data").rglob("*.flac")])
-    ]
+    data = Path(__file__).parents[1] / "data"
+    sounds = [load(path) for path in sorted([*examples.glob("*.flac"), *data.rglob("*.flac")])]
     made = []
     for number in range(CLIPS):
         again, which = divmod(number, len(sounds))
