@@ -25,12 +25,7 @@ _BATCH = 16
 
 
 def of(folder: Path, data: Path, audios: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
-    """`batches` of clips by the adapter of the delta folder; `data`/features caches their frames.
-
-    Raises UsageError `model_is_built` for a folder that was made of another; ModelError.
-    """
-    if is_ready(folder):
-        raise UsageError("model_is_built", f"{folder} was built from another folder: name the one that training made.")
+    """`batches` of clips by the adapter of the delta folder; `data`/features caches their frames. Raises ModelError."""
     config = ModelConfig.load(folder / "config.json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = cached_frames(data / "features", audios, config, read_whisper(config), device)
@@ -62,7 +57,13 @@ def batches(adapter: QFormer, features: Features, audios: Sequence[str]) -> Iter
 
 @contextmanager
 def renewed(folder: Path) -> Iterator[Path]:
-    """A copy of a model folder, which takes its place when the block ends without an error."""
+    """A copy of a delta folder, which takes its place when the block ends without an error.
+
+    It is made before the block: hours of work must not end at a folder that nobody may write. Raises UsageError
+    `model_is_built` for a folder that was made of another.
+    """
+    if is_ready(folder):
+        raise UsageError("model_is_built", f"{folder} was built from another folder: name the one that training made.")
     with manifest.whole_folder(folder) as work:
         shutil.copytree(folder, work, ignore=shutil.ignore_patterns(manifest.MANIFEST), dirs_exist_ok=True)
         yield work

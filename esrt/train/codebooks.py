@@ -40,14 +40,14 @@ def run(folder: Path, data: Path, names: Sequence[str], clips: int) -> None:
     Raises UsageError `model_is_built` for a folder that was made of another, and `too_few_clips`; ModelError.
     """
     _faiss()  # before all the rest: it takes minutes
-    chosen = [audio for name in names for audio in _draw(read_manifest(data / f"{name}.jsonl"), clips)]
-    _enough(len(chosen), folder)
-    made_rows = [made.half().cpu().numpy() for _, made in adapter_rows.of(folder, data, chosen)]
-    _enough(sum(map(len, made_rows)), folder)
-    rows, tables = np.concatenate(made_rows), checkpoint.read_state(folder / checkpoint.CODEC)
-    made = {"int8_scale": tables["int8_scale"], **int4(rows), **books(rows, metric(checkpoint.load_projector(folder)))}
     with adapter_rows.renewed(folder) as work:
-        checkpoint.save_codec(made, work)
+        chosen = [audio for name in names for audio in _draw(read_manifest(data / f"{name}.jsonl"), clips)]
+        _enough(len(chosen), folder)
+        heard = [made.half().cpu().numpy() for _, made in adapter_rows.of(folder, data, chosen)]
+        _enough(sum(map(len, heard)), folder)
+        rows, scale = np.concatenate(heard), checkpoint.read_state(folder / checkpoint.CODEC)["int8_scale"]
+        seen = metric(checkpoint.load_projector(folder))
+        checkpoint.save_codec({"int8_scale": scale, **int4(rows), **books(rows, seen)}, work)
 
 
 def _enough(clips: int, folder: Path) -> None:

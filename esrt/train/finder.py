@@ -26,20 +26,20 @@ def run(
     Returns those it finds. At most `clips` of each language of each manifest are heard. Raises UsageError
     `model_is_built` for a folder that was made of another, and `too_few_languages`; ModelError.
     """
-    spoken = {
-        audio: code
-        for name in names
-        for audio, code in _draw(read_manifest(data / f"{name}.jsonl"), clips)
-        if sources is None or code in sources
-    }
-    means, heard = [], []
-    for audios, rows in adapter_rows.of(folder, data, list(spoken)):
-        means.append(rows.mean(1).cpu())
-        heard += [spoken[audio] for audio in audios]
-    if len(set(heard)) < 2:
-        raise UsageError("too_few_languages", f"{', '.join(names)}: clips of two languages at least are needed.")
-    codes, weight, bias = fit(torch.cat(means), heard)
     with adapter_rows.renewed(folder) as work:
+        spoken = {
+            audio: code
+            for name in names
+            for audio, code in _draw(read_manifest(data / f"{name}.jsonl"), clips)
+            if sources is None or code in sources
+        }
+        means, heard = [], []
+        for audios, rows in adapter_rows.of(folder, data, list(spoken)):
+            means.append(rows.mean(1).cpu())
+            heard += [spoken[audio] for audio in audios]
+        if len(set(heard)) < 2:
+            raise UsageError("too_few_languages", f"{', '.join(names)}: clips of two languages at least are needed.")
+        codes, weight, bias = fit(torch.cat(means), heard)
         finder.save(work, codes, weight, bias)
     return codes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,15 @@ def test_what_a_language_may_have_of_a_manifest_is_bounded(folder: Path) -> None
     drawn = fitting._draw(rows, 20)
     assert [code for _, code in drawn] == ["deu"] * 20 + ["fra"] * 20 and len(dict(drawn)) == 40
     assert drawn == fitting._draw(rows, 20), "nothing is left to chance"
+
+
+def test_where_nothing_may_be_written_nothing_is_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(PermissionError):
+        fitting.run(folder / "model", folder / "data", ["not-even-there"], 10)
 
 
 def test_what_cannot_be_fitted_or_read(folder: Path) -> None:
