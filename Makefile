@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-test: lint $(VENV)/.redis $(VENV)/.festival $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet
+test: lint $(VENV)/.redis $(VENV)/.festival $(VENV)/.vllm $(VENV)/.wordnet $(VENV)/.comet $(VENV)/.deepspeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(VENV)/.dev
@@ -108,3 +108,10 @@ $(VENV)/.comet: $(VENV)/.python pyproject.toml
 	@$(BIN)/python -m venv $(VENV)/comet
 	@$(VENV)/comet/bin/python $(INSTALL) torch==2.13.0 '.[comet]' && touch $@ || \
 	{ rm -rf $(VENV)/comet; echo "COMET could not be installed here: its tests are left out" >&2; }
+
+# DeepSpeed beside all else, for tests that ask for it: what finds it installed imports it. It is built from source.
+$(VENV)/.deepspeed: $(VENV)/.python
+	@echo "installing DeepSpeed into $(VENV)/deepspeed (some 14 MB, once)" >&2
+	@rm -rf $(VENV)/deepspeed && $(BIN)/python $(INSTALL) --no-deps --target $(VENV)/deepspeed \
+	deepspeed==0.19.8 einops hjson ninja py-cpuinfo msgpack && touch $@ || \
+	{ rm -rf $(VENV)/deepspeed; echo "DeepSpeed could not be installed here: its tests are left out" >&2; }

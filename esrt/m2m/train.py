@@ -123,7 +123,7 @@ class Trainer:
         if (at := checkpoint.place(self.folder)) is not None:
             checkpoint.restore(self.folder, self.accelerator, self.model, self.optimizer)
             first, done = names.index(at.stage), at.step
-        bf16 = self.accelerator.mixed_precision == "bf16"
+        bf16 = parallel.in_bf16(self.accelerator)
         for stage in self.recipe.stages[first:]:
             self.begin(stage)
             with Progress(self.accelerator, self.folder, self.recipe, stage, done) as progress:
@@ -170,6 +170,8 @@ def build(
     checkpoint.begin(folder)
     at = checkpoint.place(folder)
     accelerator = parallel.start(recipe, folder, None if at is None else at.bf16)
+    if checkpoint.deep(accelerator):  # it would decay what a stage leaves as it is
+        raise UsageError("deepspeed_stage", "DeepSpeed cannot train this: launch without it.")
     for stage in recipe.stages:
         parallel.part_size(accelerator, stage.name, stage.batch)  # before hours of encoding
     torch.manual_seed(recipe.seed)

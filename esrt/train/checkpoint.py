@@ -106,7 +106,7 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
     tensors, shards = {}, ""
     if _shared_out(accelerator):
         shards = f"shards-{at.stage}-{at.step}"
-        accelerator.save_state(str(folder / shards))
+        accelerator.save_state(str(folder / shards), exclude_frozen_parameters=True)  # which DeepSpeed alone would save
     else:
         if isinstance(model, FSDPModule):
             model.reshard()  # a validation leaves whole parameters, which the optimizer does not know
@@ -117,7 +117,8 @@ def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: to
     if not accelerator.is_main_process:
         return
     beside = folder / f"{FILE}.part"
-    save_file(tensors, beside, {"place": json.dumps(asdict(at)), "shards": shards})
+    shared_by = str(accelerator.num_processes)
+    save_file(tensors, beside, {"place": json.dumps(asdict(at)), "shards": shards, "processes": shared_by})
     put(beside, folder / FILE)
     for old in folder.glob("shards-*"):
         if old.name != shards:
@@ -128,14 +129,18 @@ def restore(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer:
     """Puts weights and moments back. Raises UsageError `resume_mismatch`."""
     parameters = trained(accelerator.unwrap_model(model))
     with safe_open(folder / FILE, "pt") as file:
-        shards = file.metadata()["shards"]
+        metadata = file.metadata()
+        shards, processes = metadata["shards"], int(metadata.get("processes", 0))
         if bool(shards) != _shared_out(accelerator):
             text = (
                 f"The run in {folder} {'began' if shards else 'did not begin'} under DeepSpeed or FSDP 1: launch it so."
             )
             raise UsageError("resume_mismatch", text)
         if shards:
-            accelerator.load_state(str(folder / shards))
+            if processes not in (0, accelerator.num_processes):
+                text = f"{processes} processes share out the run in {folder}: launch as many."
+                raise UsageError("resume_mismatch", text)
+            accelerator.load_state(str(folder / shards), load_module_strict=False)
             return
         for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
             kind, _, name = key.partition("/")
@@ -164,4 +169,9 @@ def _shared_as(parameter: nn.Parameter, value: Tensor) -> Tensor:
 
 def _shared_out(accelerator: Accelerator) -> bool:
     fsdp1 = accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
-    return fsdp1 or accelerator.distributed_type == DistributedType.DEEPSPEED
+    return fsdp1 or deep(accelerator)
+
+
+def deep(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed is what trains."""
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)

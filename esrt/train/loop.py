@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +33,18 @@ def rate(stage: Timed, step: int) -> float:
     return 1 - 0.95 * (step - stage.warmup) / max(1, stage.steps - stage.warmup)
 
 
+class _AdamW(torch.optim.AdamW):
+    """What has no rate does not change, nor do its moments: for what a stage leaves out DeepSpeed has zeros."""
+
+    def step(self, closure: Any = None) -> Any:
+        every = self.param_groups
+        self.param_groups = [group for group in every if group["lr"]]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = every
+
+
 class Trainer:
     """Everything one step needs. State, log and what went wrong are written into `folder`, by the main process."""
 
@@ -41,7 +54,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.recipe, self.batches, self.validation = recipe, batches, validation
         self.accelerator, self.folder = accelerator, folder
-        optimizer = torch.optim.AdamW(
+        optimizer = _AdamW(
             [{"params": parameters, "name": name} for name, parameters in network.groups().items()],
             lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01,
         )  # fmt: skip
@@ -72,10 +85,12 @@ class Trainer:
     def step(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimiser step; returns what to print, of the whole batch.
 
-        Raises ModelError `loss_not_finite` on a NaN: the weights stay, and the batch is written to bad-batch.json.
+        Raises ModelError `loss_not_finite` on a NaN: the weights stay (under DeepSpeed those of the last state), and
+        the batch is written to bad-batch.json.
         """
         share = rate(stage, step)
         peaks = {"adapter": stage.adapter_rate, "projector": stage.projector_rate, "lora": stage.lora_rate}
+        peaks["tags"] = stage.projector_rate if stage.objective == "llm" else 0.0  # nothing else reads them
         for group in self.optimizer.param_groups:
             group["lr"] = share * peaks[group["name"]]
             if group["name"] == "lora":
@@ -166,7 +181,7 @@ class Trainer:
 
     def run_stage(self, stage: Stage, done: int) -> None:
         """Trains a stage of which `done` steps are done."""
-        bf16 = self.accelerator.mixed_precision == "bf16"
+        bf16 = parallel.in_bf16(self.accelerator)
         with Progress(self.accelerator, self.folder, self.recipe, stage, done) as progress:
             for step in range(done, stage.steps):
                 progress.show(step + 1, self.step(stage, step))

@@ -134,10 +134,10 @@ class Network(nn.Module):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Everything that may change, by the rate it follows."""
         lora = [parameter for name, parameter in self.llm.named_parameters() if "lora_" in name]
-        projector = [*self.projector.parameters(), *self.tied_ctc.parameters(), self.tags]
         return {
             "adapter": [*self.adapter.parameters(), *self.whisper_ctc.parameters()],
-            "projector": projector,
+            "projector": [*self.projector.parameters(), *self.tied_ctc.parameters()],
+            "tags": [self.tags],
             "lora": lora,
         }
 

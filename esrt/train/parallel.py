@@ -18,7 +18,7 @@ from esrt.train.recipes import Plan
 def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
     """The accelerator of this process; trackers write below `folder`. `bf16` is what a run began with, if it did.
 
-    Raises UsageError `wandb_refused`.
+    Raises UsageError `wandb_refused` or `deepspeed_stage`.
     """
     # The main process may encode speech for hours, and the others wait for it.
     no_device = not torch.accelerator.is_available()
@@ -37,14 +37,26 @@ def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
         # Every stage leaves some parameters out. Buffers never change, and one of them is the LLM's embedding.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
-    if accelerator.state.deepspeed_plugin is not None:
-        # Batches are cut here, not by a data loader from which it would learn their size.
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings.update(train_micro_batch_size_per_gpu=1, gradient_clipping=1.0)
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:
+        if plugin.zero_stage == 3:
+            raise UsageError("deepspeed_stage", "Stage 3 of DeepSpeed is not for this: launch stage 2, or FSDP.")
+        # Batches are cut here, not by a data loader from which it would learn their size. Precision is autocast's, as
+        # without DeepSpeed, whose own would round parameters and losses to bfloat16.
+        plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=1, gradient_clipping=1.0, bf16={"enabled": False},
+            torch_autocast={"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
+        )  # fmt: skip
     if accelerator.is_fsdp2:
         # Precision is autocast's, as without FSDP: accelerate's policy would round losses and gradients to bfloat16.
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator
+
+
+def in_bf16(accelerator: Accelerator) -> bool:
+    """Whether what it trains computes in bfloat16."""
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:
+        return bool(plugin.deepspeed_config["torch_autocast"]["enabled"])
+    return bool(accelerator.mixed_precision == "bf16")
 
 
 def _has_account() -> bool:

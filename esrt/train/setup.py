@@ -286,7 +286,7 @@ def new_network(
 ) -> Network:  # fmt: skip
     """The network as the base weights make it. Under autocast the LLM is kept in bfloat16, as it was published."""
     config = PRESETS[recipe.model]
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if parallel.in_bf16(accelerator) else torch.float32
     decoder = part(whisper, "decoder.")
     network = Network(
         config, load_language_model(llm, dtype), known, decoder["embed_tokens.weight"][known.whisper],

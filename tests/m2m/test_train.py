@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from esrt.errors import UsageError
 from esrt.m2m import recipes, train
@@ -21,6 +22,7 @@ from esrt.m2m.network import Network, Parts
 from esrt.m2m.prune import Size
 from esrt.m2m.recipes import Stage, Weights
 from esrt.m2m.train import Trainer, build, merged
+from esrt.train import parallel
 from esrt.train.checkpoint import RUN
 from esrt.train.features import Features
 from tests.m2m.conftest import recipe, tiny, trainer
@@ -221,6 +223,14 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(data: Path, tmp_path: Path
     with pytest.raises(UsageError) as refused:
         trainer(data, tmp_path / "run", accumulate=3)
     assert refused.value.code == "batch_not_divisible"
+
+
+def test_deepspeed_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    monkeypatch.setattr(parallel, "start", lambda *_: launched)
+    with pytest.raises(UsageError) as refused:
+        trainer(data, tmp_path / "run")
+    assert refused.value.code == "deepspeed_stage"
 
 
 def test_one_process_writes_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from esrt.config import PRESETS, AdapterConfig, ModelConfig
 from esrt.languages import LANGUAGES
-from esrt.train import parallel
+from esrt.train import loop, parallel, progress
 from esrt.train.batches import Batches, Vocabularies
 from esrt.train.features import Features
 from esrt.train.loop import Trainer
@@ -117,3 +117,14 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return tiny_trainer(tmp_path, run, replace(RECIPE, **fields), adapter)
 
     return make
+
+
+@pytest.fixture
+def whole(make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An uninterrupted run of one process."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", 3)
+    monkeypatch.setattr(progress, "LOG_EVERY", 1)
+    run = tmp_path / "whole"
+    run.mkdir()
+    make_trainer(run).run()
+    return run

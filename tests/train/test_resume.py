@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,50 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from esrt.errors import UsageError
 from esrt.model.manifest import whole_folder
-from esrt.train import checkpoint, loop, progress, run
+from esrt.train import checkpoint, run
 from esrt.train.loop import Trainer
 from esrt.train.recipes import RECIPES
 from tests.train.conftest import RECIPE
-
-ROOT = Path(__file__).parents[2]
-
-
-def numbers(run: Path) -> dict[tuple[str, int, str], float]:
-    """What the log says of each step and of each validation, but the time; the last word counts."""
-    found = {}
-    for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
-        for name in ("loss", "right", "ctc"):
-            if name in line:
-                found[line["stage"], line["step"], name] = line[name]
-        for name in ("validation", "loss_weights"):
-            for task, value in line.get(name, {}).items():
-                found[line["stage"], line["step"], f"{name}/{task}"] = value
-    return found
-
-
-def start(data: Path, run: Path, *more: str, launcher: Sequence[str] = (), **settings: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT), **settings}
-    run.mkdir(exist_ok=True)
-    command = [sys.executable, *launcher, "-m", "tests.train.worker", str(data), str(run), *more]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
-
-
-def two_processes() -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-
-
-@pytest.fixture
-def whole(make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An uninterrupted run of one process."""
-    monkeypatch.setattr(loop, "SAVE_EVERY", 3)
-    monkeypatch.setattr(progress, "LOG_EVERY", 1)
-    run = tmp_path / "whole"
-    run.mkdir()
-    make_trainer(run).run()
-    return run
+from tests.train.processes import ROOT, numbers, processes, start
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(
@@ -88,7 +48,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 def test_two_processes_train_as_one_with_twice_the_batch_each(whole: Path, tmp_path: Path) -> None:
     both = tmp_path / "both"
-    assert start(tmp_path, both, launcher=two_processes()).wait() == 0
+    assert start(tmp_path, both, launcher=processes(2)).wait() == 0
     one, two = numbers(whole), numbers(both)
     assert len(one) == 4 + 4 + 3 * 12 + 4 * 6
     assert two == pytest.approx(one, rel=1e-3)
@@ -104,7 +64,7 @@ def test_what_one_process_began_two_share_out_and_one_goes_on_with(
     moved.mkdir()
     make_trainer(moved, stages=RECIPE.stages[:1]).run()
     shared_out = start(
-        tmp_path, moved, "fsdp", launcher=two_processes(), ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
+        tmp_path, moved, "--by", "fsdp", launcher=processes(2), ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
         FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_TRANSFORMER_CLS_TO_WRAP="Gemma3DecoderLayer",
     )  # fmt: skip
     assert shared_out.wait() == 0

@@ -132,7 +132,7 @@ def real(recipe: Recipe, stage: Stage, data: Path, steps: int) -> tuple[float, f
     before = resident()
     alone = replace(recipe, stages=(stage,))
     trainer = arms.build(alone, data)
-    bf16, known = trainer.accelerator.mixed_precision == "bf16", trainer.batches.vocabularies
+    bf16, known = parallel.in_bf16(trainer.accelerator), trainer.batches.vocabularies
     seconds, tokens = 0.0, 0
     gc.collect()
     with watched() as peak:
