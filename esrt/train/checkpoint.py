@@ -1,7 +1,7 @@
 """Training state on disk, renamed into place: a kill loses at most the steps since the last one.
 
 One safetensors file has weights and moments, however many processes train, and whether they share them out by FSDP.
-Under DeepSpeed, and FSDP's first version, accelerate writes its own folder, and the file says which.
+DeepSpeed writes a folder of its own, and the file says which.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def same_run(
 def save(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, at: Place) -> None:
     """Writes folder/state.safetensors beside, then renames it. All processes call this; the main one writes."""
     tensors, shards = {}, ""
-    if _shared_out(accelerator):
+    if deep(accelerator):
         shards = f"shards-{at.stage}-{at.step}"
-        accelerator.save_state(str(folder / shards), exclude_frozen_parameters=True)  # which DeepSpeed alone would save
+        accelerator.save_state(str(folder / shards), exclude_frozen_parameters=True)
     else:
         if isinstance(model, FSDPModule):
             model.reshard()  # a validation leaves whole parameters, which the optimizer does not know
@@ -131,10 +131,8 @@ def restore(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer:
     with safe_open(folder / FILE, "pt") as file:
         metadata = file.metadata()
         shards, processes = metadata["shards"], int(metadata.get("processes", 0))
-        if bool(shards) != _shared_out(accelerator):
-            text = (
-                f"The run in {folder} {'began' if shards else 'did not begin'} under DeepSpeed or FSDP 1: launch it so."
-            )
+        if bool(shards) != deep(accelerator):
+            text = f"The run in {folder} {'began' if shards else 'did not begin'} under DeepSpeed: launch it so."
             raise UsageError("resume_mismatch", text)
         if shards:
             if processes not in (0, accelerator.num_processes):
@@ -165,11 +163,6 @@ def _shared_as(parameter: nn.Parameter, value: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return there
     return distribute_tensor(there, parameter.device_mesh, parameter.placements)
-
-
-def _shared_out(accelerator: Accelerator) -> bool:
-    fsdp1 = accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
-    return fsdp1 or deep(accelerator)
 
 
 def deep(accelerator: Accelerator) -> bool:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import broadcast_object_list, is_bf16_available, is_tensorboard_available, is_wandb_available
+from accelerate.utils import (
+    DistributedType,
+    broadcast_object_list,
+    is_bf16_available,
+    is_tensorboard_available,
+    is_wandb_available,
+)
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from esrt.errors import UsageError
@@ -18,7 +24,7 @@ from esrt.train.recipes import Plan
 def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
     """The accelerator of this process; trackers write below `folder`. `bf16` is what a run began with, if it did.
 
-    Raises UsageError `wandb_refused` or `deepspeed_stage`.
+    Raises UsageError `wandb_refused`, `deepspeed_stage` or `fsdp_version`.
     """
     # The main process may encode speech for hours, and the others wait for it.
     no_device = not torch.accelerator.is_available()
@@ -46,7 +52,9 @@ def start(recipe: Plan, folder: Path, bf16: bool | None = None) -> Accelerator:
             train_micro_batch_size_per_gpu=1, gradient_clipping=1.0, bf16={"enabled": False},
             torch_autocast={"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         )  # fmt: skip
-    if accelerator.is_fsdp2:
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise UsageError("fsdp_version", "The first version of FSDP is not for this: launch with --fsdp_version 2.")
         # Precision is autocast's, as without FSDP: accelerate's policy would round losses and gradients to bfloat16.
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator

@@ -77,6 +77,12 @@ def test_what_one_process_began_two_share_out_and_one_goes_on_with(
         assert torch.allclose(parameter, known[f"weight/{name}"], atol=1e-4), name
 
 
+def test_the_first_version_of_fsdp_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}
+    assert start(tmp_path, tmp_path, "--by", "fsdp", launcher=processes(1), **settings).wait() != 0
+    assert "launch with --fsdp_version 2" in capfd.readouterr().err
+
+
 def test_a_killed_writer_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     """SIGKILL while a process does nothing but save: what it leaves is whole."""
     script = (
